@@ -1,0 +1,175 @@
+package order_test
+
+import (
+	"encoding/json"
+	"reflect"
+	"testing"
+
+	"cartwright/domain/domaintest"
+	"cartwright/domain/order"
+)
+
+func lived(tb testing.TB, past []order.Event) order.Order {
+	tb.Helper()
+	o, err := order.Decider.Fold(order.Order{}, past...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return o
+}
+
+func TestTheAxes(t *testing.T) {
+	free := placed
+	free.Lines = []order.Line{{Line: 1, SKU: "gift", Quantity: 1}}
+	freeGivenUp := order.RefundIssued{Refund: 1, Lines: []order.RefundLine{back(1, 1, 0, 0)}, Cancellation: &changed}
+	rest := sent(2, part(1, 1), part(2, 2))
+	for _, c := range []struct {
+		says       string
+		past       []order.Event
+		status     order.Status
+		payment    order.Payment
+		fulfilment order.Fulfilment
+	}{
+		{"nothing", nil, order.StatusNone, order.Unpaid, order.Unfulfilled},
+		{"placed", isPlaced, order.StatusPending, order.Unpaid, order.Unfulfilled},
+		{"cancelled", isCancelled, order.StatusCancelled, order.Voided, order.Unfulfilled},
+		{"paid", isPaid, order.StatusPaid, order.FullyPaid, order.Unfulfilled},
+		{"paid with nothing", past(free, order.Paid{}), order.StatusPaid, order.FullyPaid, order.Unfulfilled},
+		{"given up", isGivenUp, order.StatusRefunded, order.FullyRefunded, order.Unfulfilled},
+		{"given up, and it cost nothing", past(free, order.Paid{}, freeGivenUp, order.Refunded{}), order.StatusRefunded, order.FullyRefunded, order.Unfulfilled},
+		{"packed", isPacked, order.StatusPaid, order.FullyPaid, order.Unfulfilled},
+		{"shipped in part", isPartly, order.StatusPaid, order.FullyPaid, order.PartiallyShipped},
+		{"shipped in part and delivered", then(isPartly, order.ParcelDelivered{Parcel: 1}), order.StatusPaid, order.FullyPaid, order.PartiallyShipped},
+		{"refunded in part", then(isPaid, issued(1, back(1, 1, 0, 1))), order.StatusPaid, order.PartiallyRefunded, order.Unfulfilled},
+		{"refunded in part but for one", then(isCompleted, issued(1, back(1, 0, 0, 330), back(2, 0, 0, 99))), order.StatusCompleted, order.PartiallyRefunded, order.Delivered},
+		{"units refunded for nothing", then(isPaid, order.RefundIssued{Refund: 1, Lines: []order.RefundLine{back(1, 1, 0, 0)}}), order.StatusPaid, order.FullyPaid, order.Unfulfilled},
+		{"shipped in part, the rest refunded", then(isPartly, issued(1, back(1, 1, 0, 110), back(2, 2, 0, 100)), order.Shipped{}), order.StatusShipped, order.PartiallyRefunded, order.FulfilmentShipped},
+		{"shipped", isShipped, order.StatusShipped, order.FullyPaid, order.FulfilmentShipped},
+		{"of two parcels one arrived", then(then(isPartly, rest...), order.Shipped{}, order.ParcelDelivered{Parcel: 1}), order.StatusShipped, order.FullyPaid, order.FulfilmentShipped},
+		{"of two parcels the other arrived", then(then(isPartly, rest...), order.Shipped{}, order.ParcelDelivered{Parcel: 2}), order.StatusShipped, order.FullyPaid, order.FulfilmentShipped},
+		{"both arrived", then(then(isPartly, rest...), order.Shipped{}, order.ParcelDelivered{Parcel: 2}, order.ParcelDelivered{Parcel: 1}), order.StatusShipped, order.FullyPaid, order.Delivered},
+		{"one that was taken apart is not waited for", then(then(isPaid, packed(1, part(1, 3)), order.ParcelUnpacked{Parcel: 1}), then(sent(2, part(1, 3), part(2, 2)), order.Shipped{}, order.ParcelDelivered{Parcel: 2})...), order.StatusShipped, order.FullyPaid, order.Delivered},
+		{"completed", isCompleted, order.StatusCompleted, order.FullyPaid, order.Delivered},
+		{"completed, then all money back", then(isCompleted, issued(1, back(1, 0, 3, 330), back(2, 0, 2, 100))), order.StatusCompleted, order.FullyRefunded, order.Delivered},
+		{"all sent back", then(isShipped, issued(1, back(1, 0, 3, 330), back(2, 0, 2, 100)), order.Refunded{}), order.StatusRefunded, order.FullyRefunded, order.FulfilmentShipped},
+	} {
+		o := lived(t, c.past)
+		if o.Status != c.status || o.Payment() != c.payment || o.Fulfilment() != c.fulfilment {
+			t.Errorf("%s: %s, %s, %s; want %s, %s, %s", c.says, o.Status, o.Payment(), o.Fulfilment(), c.status, c.payment, c.fulfilment)
+		}
+	}
+}
+
+func TestTheSums(t *testing.T) {
+	o := lived(t, then(isPartly, issued(1, back(1, 1, 1, 150), back(2, 2, 0, 99))))
+	for name, c := range map[string][2]int64{
+		"goods":                {o.Goods(), 400},
+		"freight":              {o.FreightTotal(), 30},
+		"total":                {o.Total(), 430},
+		"units":                {o.Units(), 5},
+		"paid":                 {o.Paid, 430},
+		"refunded":             {o.RefundedAmount(), 249},
+		"refundable of line 1": {o.Refundable(1), 180},
+		"refundable of line 2": {o.Refundable(2), 1},
+		"refundable of line 0": {o.Refundable(0), 0},
+		"refundable of line 3": {o.Refundable(3), 0},
+		"before payment":       {lived(t, isPlaced).Refundable(1), 0},
+		"of a cancelled order": {lived(t, isCancelled).Refundable(1), 0},
+		"after payment":        {lived(t, isPaid).Refundable(1), 330},
+		"after completion":     {lived(t, isCompleted).Refundable(2), 100},
+	} {
+		if c[0] != c[1] {
+			t.Errorf("%s: %d, want %d", name, c[0], c[1])
+		}
+	}
+}
+
+// The whole state, once, as the histories below leave it behind.
+func TestWhatAnOrderRemembers(t *testing.T) {
+	e := placed
+	e.Siblings = []order.Sibling{{Order: second, Seller: "s2", Lines: lines[:1]}}
+	got := lived(t, past(
+		order.Abandoned{Attempt: "a0"}, e, order.AddressChanged{Address: []byte("elsewhere")}, paid,
+		order.StockCommitted{}, order.PaymentCaptured{},
+		packed(1, part(1, 1)), order.ParcelUnpacked{Parcel: 1},
+		packed(2, part(1, 2), part(2, 1)), waybill(2, 1, "N1"), order.ParcelShipped{Parcel: 2}, waybill(2, 2, "N2"),
+		order.StockShipped{Parcel: 2}, order.ParcelDelivered{Parcel: 2},
+		issued(1, back(1, 1, 1, 200)), order.RefundSettled{Refund: 1},
+		packed(3, part(2, 1)), waybill(3, 1, "N3"), order.ParcelShipped{Parcel: 3}, order.Shipped{}, order.Completed{By: buyer},
+	))
+	want := order.Order{
+		ID: first, Checkout: first, Buyer: buyer, Seller: "s1", Currency: "BRL", Status: order.StatusCompleted,
+		Lines: []order.Item{
+			{Line: lines[0], Shipped: 2, RefundedUnshipped: 1, Returned: 1, Refunded: 200},
+			{Line: lines[1], Shipped: 2},
+		},
+		Address: []byte("elsewhere"), Attempt: "a1", Abandoned: []string{"a0"}, Deadline: deadline, Siblings: e.Siblings,
+		Paid: 430, Method: "balance",
+		Parcels: []order.Parcel{
+			{Parcel: 1, Status: order.ParcelIsUnpacked, Lines: []order.Part{part(1, 1)}},
+			{
+				Parcel: 2, Status: order.ParcelIsDelivered, Lines: []order.Part{part(1, 2), part(2, 1)},
+				Waybill: order.Waybill{Version: 2, Carrier: "SF", Number: "N2"},
+				History: []order.Waybill{{Version: 1, Carrier: "SF", Number: "N1"}}, StockShipped: true,
+			},
+			{Parcel: 3, Status: order.ParcelIsShipped, Lines: []order.Part{part(2, 1)}, Waybill: order.Waybill{Version: 1, Carrier: "SF", Number: "N3"}},
+		},
+		Refunds: []order.Repayment{{
+			Refund: 1, Lines: []order.RefundLine{back(1, 1, 1, 200)}, Amount: 200, Reason: "broken", By: "s1", Restock: true, Settled: true,
+		}},
+		CompletedBy: buyer, StockCommitted: true, PaymentCaptured: true,
+	}
+	if diff := domaintest.Diff(want, got); diff != "" {
+		t.Errorf("completed (-want +got):\n%s", diff)
+	}
+	if got := lived(t, isGivenUp).Cancellation; got == nil || *got != changed {
+		t.Errorf("given up: cancellation is %v, want %v", got, changed)
+	}
+	over := lived(t, then(isCancelled, order.StockReleased{}))
+	if over.Cancellation == nil || *over.Cancellation != timedOut || !over.StockReleased {
+		t.Errorf("cancelled: %+v", over)
+	}
+}
+
+func TestStateSurvivesJSON(t *testing.T) {
+	empty := placed
+	empty.Address, empty.Siblings = []byte{}, []order.Sibling{}
+	for name, past := range map[string][]order.Event{
+		"nothing": nil, "placed": isPlaced, "placed with what is empty": past(empty), "paid": isPaid, "packed": isPacked,
+		"partly": isPartly, "corrected": then(isPartly, waybill(1, 2, "456")), "completed": isCompleted, "cancelled": isCancelled,
+		"given up": isGivenUp, "refunded": isRefunded,
+		"moved to nowhere": past(placed, order.AddressChanged{Address: []byte{}}),
+	} {
+		survives(t, name, lived(t, past))
+	}
+}
+
+func survives(tb interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}, name string, o order.Order,
+) {
+	tb.Helper()
+	raw, err := json.Marshal(o)
+	if err != nil {
+		tb.Fatalf("%s: %v", name, err)
+	}
+	var again order.Order
+	if err = json.Unmarshal(raw, &again); err != nil {
+		tb.Fatalf("%s: %v", name, err)
+	}
+	if !reflect.DeepEqual(o, again) {
+		tb.Fatalf("%s (-lived +stored):\n%s\n%#v\n%#v", name, domaintest.Diff(o, again), o, again)
+	}
+}
+
+func TestStateInJSON(t *testing.T) {
+	small := order.Placed{Order: first, Checkout: first, Buyer: buyer, Seller: "s1", Currency: "BRL", Lines: lines[:1], Attempt: "a1"}
+	raw, err := json.Marshal(lived(t, past(small)))
+	want := `{"id":"` + first + `","checkout":"` + first + `","buyer":"1000042","seller":"s1","currency":"BRL",` +
+		`"status":"pending_payment","lines":[{"line":1,"sku":"tea","title":"龙井茶","offer":"d1","quantity":3,"unit_price":100,"freight":10}],` +
+		`"attempt":"a1","paid":0}`
+	if err != nil || string(raw) != want {
+		t.Fatalf("got %s, %v\nwant %s", raw, err, want)
+	}
+}

@@ -1,0 +1,158 @@
+package seen_test
+
+import (
+	"encoding/json"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"cartwright/domain/seen"
+)
+
+func TestKeysAreRememberedWithTheirAmount(t *testing.T) {
+	var m seen.Memory
+	if _, found := m.Find("a"); found {
+		t.Error("an empty memory knows something")
+	}
+	m.Put(3, "a", "bc")
+	m.Put(0, "nothing")
+	m.Put(-7, "a", "bc", "")
+	for _, tt := range []struct {
+		key   []string
+		want  int64
+		found bool
+	}{
+		{[]string{"a", "bc"}, 3, true},
+		{[]string{"nothing"}, 0, true},
+		{[]string{"a", "bc", ""}, -7, true},
+		{[]string{"ab", "c"}, 0, false},
+		{[]string{"abc"}, 0, false},
+		{nil, 0, false},
+	} {
+		if got, found := m.Find(tt.key...); got != tt.want || found != tt.found {
+			t.Errorf("%q: got %d, %v; want %d, %v", tt.key, got, found, tt.want, tt.found)
+		}
+	}
+	if m.Count != 3 {
+		t.Errorf("counted %d keys, put 3", m.Count)
+	}
+}
+
+func TestWhatIsForgotten(t *testing.T) {
+	var m seen.Memory
+	const step, keep = 10, 20
+	m.Advance(1000, step, keep)
+	m.Put(1, "early")
+	m.Advance(1009, step, keep) // the page is not old enough yet
+	m.Put(2, "late")
+	if len(m.Sealed) != 0 {
+		t.Fatal("a page was sealed before its time")
+	}
+	m.Advance(1010, step, keep)
+	m.Put(3, "next")
+	m.Advance(5, step, keep)
+	m.Advance(1029, step, keep)
+	if amount, found := m.Find("early"); !found || amount != 1 {
+		t.Fatal("forgotten before its time")
+	}
+	if len(m.Sealed) != 2 {
+		t.Fatalf("%d pages are sealed, want 2", len(m.Sealed))
+	}
+	m.Advance(1039, step, keep)
+	for key, want := range map[string]bool{"early": false, "late": false, "next": true} {
+		if _, found := m.Find(key); found != want {
+			t.Errorf("%s: remembered is %v, want %v", key, found, want)
+		}
+	}
+	m.Advance(1049, step, keep)
+	if len(m.Sealed) != 0 || len(m.Newest) != 0 {
+		t.Errorf("something is left: %+v", m)
+	}
+}
+
+func TestAPageIsForgottenToTheTick(t *testing.T) {
+	var m seen.Memory
+	m.Put(1, "a")
+	m.Advance(10, 10, 20) // sealed at 10
+	before := m.Clone()
+	before.Advance(29, 10, 20)
+	if _, found := before.Find("a"); !found {
+		t.Error("forgotten a tick early")
+	}
+	m.Advance(30, 10, 20)
+	if _, found := m.Find("a"); found {
+		t.Error("still remembered when its time was up")
+	}
+}
+
+func TestACloneIsItsOwn(t *testing.T) {
+	var m seen.Memory
+	m.Put(1, "sealed")
+	m.Advance(10, 10, 20)
+	m.Put(2, "newest")
+	c := m.Clone()
+	if diff := cmp.Diff(m, c); diff != "" {
+		t.Fatalf("a clone differs (-want +got):\n%s", diff)
+	}
+	c.Put(3, "of the clone")
+	c.Advance(40, 10, 20)
+	for key, want := range map[string]bool{"sealed": true, "newest": true, "of the clone": false} {
+		if _, found := m.Find(key); found != want {
+			t.Errorf("%s: the original has it is %v, want %v", key, found, want)
+		}
+	}
+}
+
+func TestAMemoryComesBackFromJSON(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var m seen.Memory
+		for range rapid.IntRange(0, 20).Draw(t, "steps") {
+			m.Put(rapid.Int64().Draw(t, "amount"), rapid.String().Draw(t, "key"))
+			m.Advance(rapid.Int64Range(0, 100).Draw(t, "now"), 5, 50)
+		}
+		text, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back seen.Memory
+		if err := json.Unmarshal(text, &back); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(m, back); diff != "" {
+			t.Fatalf("came back otherwise (-want +got):\n%s", diff)
+		}
+		if again, err := json.Marshal(back); err != nil || string(again) != string(text) {
+			t.Fatalf("equal memories have different JSON: %s and %s (%v)", text, again, err)
+		}
+	})
+}
+
+func TestADamagedPageIsRefused(t *testing.T) {
+	for name, text := range map[string]string{
+		"no string":        `{"newest":7}`,
+		"no base64":        `{"newest":"%"}`,
+		"half of a record": `{"newest":"AAAA"}`,
+	} {
+		var m seen.Memory
+		if err := json.Unmarshal([]byte(text), &m); err == nil || !strings.Contains(err.Error(), "page of keys") {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func BenchmarkFind(b *testing.B) {
+	var m seen.Memory
+	for i := range int64(100_000) {
+		m.Put(i, "attempt", string(rune(i)))
+		m.Advance(i, 30_000, math.MaxInt64)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, found := m.Find("attempt", "0000063158400000000", "unknown"); found {
+			b.Fatal("found what was never put")
+		}
+	}
+}
