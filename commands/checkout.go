@@ -1,0 +1,426 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"cartwright/domain"
+	"cartwright/domain/catalog"
+	"cartwright/domain/event"
+	"cartwright/domain/inventory"
+	"cartwright/domain/money"
+	"cartwright/domain/order"
+	"cartwright/domain/orderid"
+)
+
+// Bounds of a checkout.
+const (
+	maxItems    = 200
+	maxQuantity = 1_000_000_000
+	waitForTurn = 5 * time.Second // a repeat waits this long for the one that runs
+	holdTries   = 5
+)
+
+// Checkout turns a cart into orders, one for each seller, whose stock is held:
+// price the cart from the offers, hold every SKU under an attempt of this run's
+// own, and append the first order, which commits the whole checkout.
+//
+// # Why an attempt of its own
+//
+// A hold belongs to the run that took it. Nobody else releases it before the
+// order's stream has fenced that run (order.abandoned), so a run that is slow
+// and not dead can't place an order on stock that was given away meanwhile. A
+// hold shared by the runs of one request was rejected: the one that is refused
+// releases what the other relies on (TestARunThatIsSlowCannotPlaceOnStockThatWasGivenAway).
+func (s *Shop) Checkout(ctx context.Context, r Request, c Checkout) (Placed, error) {
+	if err := checkCart(c); err != nil {
+		return Placed{}, err
+	}
+	free, err := s.turn(ctx, string(c.Order))
+	if err != nil {
+		return Placed{}, err
+	}
+	defer free()
+	if r.Correlation == "" {
+		r.Correlation = string(c.Order)
+	}
+	if _, tried := s.begun.GetIfPresent(string(c.Order)); tried {
+		if p, found, err := s.recallPlaced(ctx, r, c.Order); found || err != nil {
+			return p, err
+		}
+	}
+	s.begun.Set(string(c.Order), struct{}{})
+	p, err := s.checkout(ctx, r, c)
+	if err == nil || domain.CodeOf(err) == "" || domain.CodeOf(err) == domain.Unavailable {
+		return p, err
+	}
+	// It is refused now; but it may have been carried out before.
+	if p, found, rerr := s.recallPlaced(ctx, r, c.Order); found || rerr != nil {
+		return p, rerr
+	}
+	return Placed{}, err
+}
+
+// turn lets one request at a time deal with a checkout.
+func (s *Shop) turn(ctx context.Context, checkout string) (free func(), err error) {
+	wait, cancel := context.WithTimeout(ctx, waitForTurn)
+	defer cancel()
+	free, err = s.busy.lock(wait, checkout)
+	if err != nil && ctx.Err() == nil {
+		return nil, &domain.Error{
+			Code: domain.Conflict, Reason: "in_progress", RetryAfter: time.Second,
+			Detail: "Another request for this checkout is still running.",
+		}
+	}
+	return free, err
+}
+
+func checkCart(c Checkout) error {
+	if err := c.Address.Check("/address"); err != nil {
+		return err
+	}
+	if err := orderid.Check(string(c.Order), c.Buyer); err != nil {
+		return err
+	}
+	if len(c.Items) == 0 || len(c.Items) > maxItems {
+		return domain.Refuse(domain.Invalid, "wrong_item_count", "A checkout has 1 to %d items.", maxItems)
+	}
+	for i, item := range c.Items {
+		if item.Quantity < 1 || item.Quantity > maxQuantity {
+			e := domain.Refuse(domain.Invalid, "wrong_quantity", "A quantity is 1 to %d.", maxQuantity)
+			e.Fields = []domain.Field{{Pointer: fmt.Sprintf("/items/%d/quantity", i), Detail: "out of range"}}
+			return e
+		}
+	}
+	return nil
+}
+
+func (s *Shop) checkout(ctx context.Context, r Request, c Checkout) (Placed, error) {
+	priced, err := s.price(ctx, c)
+	if err != nil {
+		return Placed{}, err
+	}
+	place, err := s.split(ctx, r, c, priced)
+	if err != nil {
+		return Placed{}, err
+	}
+	if place.Address, err = s.sealer.Seal(ctx, c.Buyer, c.Address); err != nil {
+		return Placed{}, fmt.Errorf("seal the address of %s: %w", c.Order, err)
+	}
+	if err := s.holdAll(ctx, r, c, place.Attempt); err != nil {
+		return Placed{}, err
+	}
+	done, err := s.orders.Create(ctx, string(c.Order), r, place)
+	switch {
+	case err != nil && domain.CodeOf(err) == "", domain.CodeOf(err) == domain.Unavailable:
+		return Placed{}, err // it may yet stand, so its holds stay until the timer finds out
+	case err != nil, done.Repeated:
+		s.letGo(ctx, r, place.Attempt, c.Order, skus(c.Items), "not_placed")
+	}
+	if err != nil {
+		return Placed{}, err
+	}
+	return s.standAll(ctx, done)
+}
+
+// recallPlaced answers a checkout that was carried out before.
+func (s *Shop) recallPlaced(ctx context.Context, r Request, id orderid.ID) (Placed, bool, error) {
+	done, found, err := s.orders.Recall(ctx, string(id), r)
+	if err != nil || !found {
+		return Placed{}, false, err
+	}
+	p, err := s.standAll(ctx, done)
+	return p, true, err
+}
+
+// standAll appends the other orders of a checkout whose first one stands, and answers.
+func (s *Shop) standAll(ctx context.Context, done Done[order.Event]) (Placed, error) {
+	placed, ok := first[order.Placed](done.Events)
+	if !ok {
+		return Placed{}, domain.Refuse(domain.Rejected, "idempotency_key_reused", "This key was used for another request.")
+	}
+	p := Placed{Orders: []order.Placed{placed}, Streams: map[string]event.Revision{done.Stream: done.Revision}, Repeated: done.Repeated}
+	total := sum(placed.Lines)
+	for _, sib := range placed.Siblings {
+		at, err := s.placeSibling(ctx, placed, sib)
+		if err != nil {
+			return Placed{}, err
+		}
+		p.Streams[s.orders.Stream(sib.Order)] = at
+		p.Orders = append(p.Orders, siblingPlaced(placed, sib))
+		total += sum(sib.Lines) // checked when the checkout was split
+	}
+	p.Total = money.Money{Amount: total, Currency: placed.Currency}
+	return p, nil
+}
+
+// placeSibling appends an order that its checkout's first order has recorded.
+// Nobody else writes to its stream before, so this is safe to do again.
+func (s *Shop) placeSibling(ctx context.Context, first order.Placed, sib order.Sibling) (event.Revision, error) {
+	e := siblingPlaced(first, sib)
+	r := Request{Cause: "sibling/" + first.Order, Correlation: first.Checkout, Actor: "checkout"}
+	done, err := s.orders.Create(ctx, sib.Order, r, order.Place{
+		Order: e.Order, Checkout: e.Checkout, Buyer: e.Buyer, Seller: e.Seller, Currency: e.Currency,
+		Lines: e.Lines, Address: e.Address, Attempt: e.Attempt, Deadline: e.Deadline,
+	})
+	return done.Revision, err
+}
+
+func siblingPlaced(first order.Placed, sib order.Sibling) order.Placed {
+	first.Order, first.Seller, first.Lines, first.Siblings = sib.Order, sib.Seller, sib.Lines, nil
+	return first
+}
+
+func sum(lines []order.Line) (total int64) {
+	for _, l := range lines {
+		total += l.Quantity * (l.UnitPrice + l.Freight)
+	}
+	return total
+}
+
+// price looks every SKU's offer up, as it is now.
+func (s *Shop) price(ctx context.Context, c Checkout) (map[string]catalog.Offer, error) {
+	wanted := skus(c.Items)
+	offers := make([]catalog.Offer, len(wanted))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, sku := range wanted {
+		g.Go(func() error {
+			return s.offers.Look(gctx, sku, func(o catalog.Offer, _ event.Revision) {
+				offers[i] = catalog.Offer{Snapshot: o.Snapshot, Digest: o.Digest, OnSale: o.OnSale}
+			})
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	priced := make(map[string]catalog.Offer, len(wanted))
+	for i, sku := range wanted {
+		priced[sku] = offers[i]
+	}
+	return priced, checkOffers(c, priced)
+}
+
+func checkOffers(c Checkout, priced map[string]catalog.Offer) error {
+	currency := priced[c.Items[0].SKU].Snapshot.Currency
+	for i, item := range c.Items {
+		var e *domain.Error
+		switch o := priced[item.SKU]; {
+		case o.Digest == "":
+			e = domain.Refuse(domain.NotFound, "unknown_sku", "Nothing is offered as %s.", item.SKU)
+		case !o.OnSale:
+			e = domain.Refuse(domain.Conflict, "not_on_sale", "%s is not on sale.", item.SKU)
+		case o.Snapshot.Currency != currency:
+			e = domain.Refuse(domain.Rejected, "mixed_currencies", "A checkout is in one currency.")
+		default:
+			continue
+		}
+		e.Fields = []domain.Field{{Pointer: fmt.Sprintf("/items/%d/sku", i), Detail: e.Detail}}
+		return e
+	}
+	return nil
+}
+
+// split makes one order for each seller. The first seller's gets the id that
+// was given, the others get ids drawn now, which the first one records.
+func (s *Shop) split(ctx context.Context, r Request, c Checkout, priced map[string]catalog.Offer) (order.Place, error) {
+	var sellers []string
+	lines := map[string][]order.Line{}
+	for _, item := range c.Items {
+		o := priced[item.SKU]
+		seller := o.Snapshot.Seller
+		if lines[seller] == nil {
+			sellers = append(sellers, seller)
+		}
+		lines[seller] = append(lines[seller], order.Line{
+			Line: len(lines[seller]) + 1, SKU: item.SKU, Title: o.Snapshot.Title, Offer: o.Digest,
+			Quantity: item.Quantity, UnitPrice: o.Snapshot.UnitPrice, Freight: o.Snapshot.Freight,
+		})
+	}
+	currency := priced[c.Items[0].SKU].Snapshot.Currency
+	if err := checkTotal(c, slices.Collect(maps.Values(lines)), currency); err != nil {
+		return order.Place{}, err
+	}
+	place := order.Place{
+		Order: string(c.Order), Checkout: string(c.Order), Buyer: c.Buyer, Seller: sellers[0], Currency: currency,
+		Lines: lines[sellers[0]], Attempt: uuid.NewString(),
+	}
+	if r.At.IsZero() { // what an import places in the past has no deadline
+		place.Deadline = s.now().Add(s.payWithin).UTC().Truncate(time.Millisecond)
+	}
+	for _, seller := range sellers[1:] {
+		id, err := s.drawUnused(ctx, c.Buyer)
+		if err != nil {
+			return order.Place{}, err
+		}
+		place.Siblings = append(place.Siblings, order.Sibling{Order: string(id), Seller: seller, Lines: lines[seller]})
+	}
+	return place, nil
+}
+
+// drawUnused draws an id for a sibling, whose stream must be free when its
+// checkout names it.
+func (s *Shop) drawUnused(ctx context.Context, buyer string) (orderid.ID, error) {
+	for {
+		id, err := s.draw.next(ctx, buyer)
+		if err != nil {
+			return "", err
+		}
+		taken := false
+		err = s.orders.Look(ctx, string(id), func(_ order.Order, at event.Revision) { taken = at > 0 })
+		if err != nil || !taken {
+			return id, err
+		}
+	}
+}
+
+func checkTotal(c Checkout, lines [][]order.Line, currency string) error {
+	var total int64
+	for _, l := range slices.Concat(lines...) {
+		unit, err := money.Add(l.UnitPrice, l.Freight)
+		if err == nil {
+			unit, err = money.Mul(unit, l.Quantity)
+		}
+		if err == nil {
+			total, err = money.Add(total, unit)
+		}
+		if err != nil {
+			return &domain.Error{Code: domain.Invalid, Reason: "amount_overflow", Detail: "The total is too large.", Err: err}
+		}
+	}
+	switch x := c.Expected; {
+	case x == nil:
+		return nil
+	case x.Currency != currency:
+		return domain.Refuse(domain.Rejected, "wrong_currency", "These goods are sold in %s, not in %s.", currency, x.Currency)
+	case x.Amount != total:
+		return domain.Refuse(domain.Conflict, "price_changed", "The total is %d now, not %d.", total, x.Amount)
+	}
+	return nil
+}
+
+// skus lists the SKUs of a cart once each, in order: two carts that want the
+// same goods ask for them in the same order.
+func skus(items []Item) []string {
+	names := make([]string, len(items))
+	for i, item := range items {
+		names[i] = item.SKU
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// holdAll holds what the cart wants, all or nothing.
+func (s *Shop) holdAll(ctx context.Context, r Request, c Checkout, attempt string) error {
+	want := map[string]int64{}
+	for _, item := range c.Items {
+		want[item.SKU] += item.Quantity
+	}
+	names := skus(c.Items)
+	errs := make([]error, len(names))
+	var g errgroup.Group
+	for i, sku := range names {
+		g.Go(func() error {
+			errs[i] = s.hold(ctx, r, sku, inventory.Hold{Order: string(c.Order), Attempt: attempt, Quantity: want[sku]})
+			return nil
+		})
+	}
+	_ = g.Wait() // the goroutines keep their errors apart
+	var taken []string
+	var refused error
+	for i, sku := range names {
+		if errs[i] == nil {
+			taken = append(taken, sku)
+		} else if refused == nil {
+			refused = refusedItem(c, sku, errs[i])
+		}
+	}
+	if refused == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		taken = names // some may have been taken without our hearing of it
+	}
+	s.letGo(ctx, r, attempt, c.Order, taken, "not_placed")
+	return refused
+}
+
+// refusedItem says which line of the cart a refusal is about.
+func refusedItem(c Checkout, sku string, err error) error {
+	e, ok := errors.AsType[*domain.Error](err)
+	if !ok {
+		return fmt.Errorf("hold %s: %w", sku, err)
+	}
+	told := *e
+	i := slices.IndexFunc(c.Items, func(item Item) bool { return item.SKU == sku })
+	told.Fields = []domain.Field{{Pointer: fmt.Sprintf("/items/%d", i), Detail: sku + ": " + e.Detail}}
+	return &told
+}
+
+// hold takes one SKU. Where an earlier attempt of the same order left a hold
+// behind, that attempt is fenced first.
+func (s *Shop) hold(ctx context.Context, r Request, sku string, h inventory.Hold) error {
+	for try := 0; ; try++ {
+		h.Now = s.now()
+		h.Expires = h.Now.Add(s.payWithin).UTC().Truncate(time.Millisecond)
+		req := r
+		req.Cause, req.IfMatch, req.Digest = "hold/"+h.Order+"/"+h.Attempt, nil, ""
+		_, err := s.stock.Handle(ctx, sku, req, h)
+		left, open := errors.AsType[*inventory.HoldOpenError](err)
+		if !open || try == holdTries {
+			return err
+		}
+		if err := s.fence(ctx, h.Order, left.Attempt); err != nil {
+			return taken(h.Order, err)
+		}
+		if err := s.release(ctx, sku, inventory.Release{Order: h.Order, Attempt: left.Attempt, Reason: "abandoned"}); err != nil {
+			return err
+		}
+	}
+}
+
+// taken says what it means for a checkout that an order stands.
+func taken(id string, err error) error {
+	if domain.ReasonOf(err) != "order_stands" {
+		return err
+	}
+	return &domain.Error{Code: domain.Conflict, Reason: "order_exists", Detail: "There is an order " + id + " already.", Err: err}
+}
+
+// fence makes sure that an attempt never places its order any more. It is
+// refused when the order stands on that attempt.
+func (s *Shop) fence(ctx context.Context, id, attempt string) error {
+	r := Request{Cause: "abandon/" + attempt, Correlation: id, Actor: "checkout"}
+	_, err := s.orders.Handle(ctx, id, r, order.Abandon{Attempt: attempt})
+	return err
+}
+
+func (s *Shop) release(ctx context.Context, sku string, c inventory.Release) error {
+	r := Request{Cause: "release/" + c.Order + "/" + c.Attempt, Correlation: c.Order, Actor: "checkout"}
+	_, err := s.stock.Handle(ctx, sku, r, c)
+	return err
+}
+
+// letGo releases what a run took and does not need. What can't be released now
+// the timer finds when it expires.
+func (s *Shop) letGo(ctx context.Context, r Request, attempt string, id orderid.ID, names []string, reason string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), waitForTurn)
+	defer cancel()
+	var g errgroup.Group
+	for _, sku := range names {
+		g.Go(func() error {
+			return s.release(ctx, sku, inventory.Release{Order: string(id), Attempt: attempt, Reason: reason})
+		})
+	}
+	_ = g.Wait()
+}
+
+// keyOf names a thing of an order for ever: "<order>/<n>".
+func keyOf(id string, n int) string { return strings.Join([]string{id, fmt.Sprint(n)}, "/") }

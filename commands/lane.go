@@ -1,0 +1,314 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"cartwright/domain"
+	"cartwright/domain/event"
+)
+
+type kind int
+
+const (
+	decide kind = iota // a command
+	recall             // only the answer of a command that was carried out before
+	look               // only the state
+)
+
+// A call is one command on its way through a lane.
+type call[S, C, E any] struct {
+	kind   kind
+	req    Request
+	cmd    C
+	create bool // the caller believes that the stream is new
+	see    func(S, event.Revision)
+
+	gone     <-chan struct{} // the caller waits no more
+	answered chan struct{}   // closed once done and err are set
+	done     Done[E]
+	err      error
+
+	records int    // events of the batch that are its own
+	copyOf  *decision[S, C, E]
+}
+
+// fold is what a stream says so far, as far as it is known here.
+type fold[S any] struct {
+	state  S // what the store has
+	ahead  S // the same, and what is decided but not stored
+	synced bool
+	at     event.Revision
+	known  bool // read, or written, from the beginning; else the stream was only taken for new
+	causes map[string]span
+}
+
+// span is where the events of a command are.
+type span struct {
+	from, to event.Revision // the first and the last of them
+	digest   string
+}
+
+// decision is a call with what was decided for it in the batch under way.
+type decision[S, C, E any] struct {
+	call   *call[S, C, E]
+	events []E
+	from   event.Revision
+}
+
+// A lane is the queue before one stream, and the stream's state. It lives while
+// somebody is in it; between times its fold rests in the handler's cache.
+type lane[S, C, E any] struct {
+	handler *Handler[S, C, E]
+	shard   *shard[S, C, E]
+	stream  string
+	queue   []*call[S, C, E] // guarded by shard.mu
+	fold    *fold[S]
+}
+
+// run serves the lane until nobody is in it.
+func (l *lane[S, C, E]) run(ctx context.Context) {
+	if f, ok := l.handler.idle.GetIfPresent(l.stream); ok {
+		l.fold = f
+	} else {
+		l.fold = &fold[S]{causes: map[string]span{}}
+	}
+	for {
+		calls := l.next()
+		if calls == nil {
+			return
+		}
+		rest := l.serve(ctx, calls)
+		l.putBack(rest)
+	}
+}
+
+// next takes the calls of the next batch, or ends the lane when there are none.
+func (l *lane[S, C, E]) next() []*call[S, C, E] {
+	l.shard.mu.Lock()
+	defer l.shard.mu.Unlock()
+	if len(l.queue) == 0 {
+		if l.fold.known {
+			l.handler.idle.Set(l.stream, l.fold)
+		} else {
+			l.handler.idle.Invalidate(l.stream)
+		}
+		delete(l.shard.lanes, l.stream)
+		return nil
+	}
+	n := min(len(l.queue), l.handler.spec.Batch)
+	calls := l.queue[:n:n]
+	if l.queue = l.queue[n:]; len(l.queue) == 0 {
+		l.queue = nil
+	}
+	return calls
+}
+
+// putBack lets calls that found no place in a batch be the first of the next.
+func (l *lane[S, C, E]) putBack(calls []*call[S, C, E]) {
+	if len(calls) == 0 {
+		return
+	}
+	l.shard.mu.Lock()
+	defer l.shard.mu.Unlock()
+	l.queue = append(calls[:len(calls):len(calls)], l.queue...)
+}
+
+// serve decides calls, stores what is decided in one append, and answers them.
+// It gives back those for which the append had no room.
+func (l *lane[S, C, E]) serve(ctx context.Context, calls []*call[S, C, E]) (rest []*call[S, C, E]) {
+	calls = present(calls)
+	if len(calls) == 0 {
+		return nil
+	}
+	confirmed := false
+	if !l.fold.known && !onlyCreates(calls) {
+		if err := l.read(ctx); err != nil {
+			return answerAll(calls, err)
+		}
+		confirmed = true
+	}
+	for try := 0; ; try++ {
+		b, err := l.decideAll(calls)
+		if err == nil {
+			confirmed, err = l.settle(ctx, b, confirmed)
+		}
+		switch {
+		case err == nil && confirmed:
+			l.answer(ctx, b)
+			return b.rest
+		case err != nil && !errors.Is(err, event.ErrConflict):
+			l.forget()
+			return answerAll(calls, err)
+		case try+1 >= l.handler.spec.Attempts:
+			return answerAll(calls, errBusy)
+		}
+		if err != nil && try > 0 && !l.pause(time.Duration(1+rand.IntN(4<<min(try, 6)))*time.Millisecond) {
+			return answerAll(calls, errStopped)
+		}
+		if err := l.read(ctx); err != nil {
+			return answerAll(calls, err)
+		}
+		confirmed = true
+	}
+}
+
+var (
+	errBusy = &domain.Error{
+		Code: domain.Conflict, Reason: "conflict",
+		Detail: "Others kept changing this; try again.", Err: event.ErrConflict,
+	}
+	errStopped = &domain.Error{
+		Code: domain.Unavailable, Reason: "shutting_down",
+		Detail: "This process is stopping.", RetryAfter: time.Second,
+	}
+)
+
+// settle brings a batch's events into the store and says whether the state it
+// was decided on is thereby known to have been the newest.
+func (l *lane[S, C, E]) settle(ctx context.Context, b *batch[S, C, E], confirmed bool) (bool, error) {
+	if len(b.records) == 0 {
+		return confirmed, nil
+	}
+	if err := l.append(ctx, b.records); err != nil {
+		return false, err
+	}
+	return true, l.keep(b)
+}
+
+// append stores records. It returns only once it is certain that they are in,
+// or that they are not.
+func (l *lane[S, C, E]) append(ctx context.Context, records []event.Recorded) error {
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		actx, cancel := context.WithTimeout(ctx, l.handler.spec.Timeout)
+		err := l.handler.spec.Store.Append(actx, l.stream, l.fold.at, records)
+		cancel()
+		switch {
+		case err == nil, errors.Is(err, event.ErrConflict):
+			return err
+		case errors.Is(err, event.ErrTooLarge):
+			return &domain.Error{Code: domain.Invalid, Reason: "too_large", Detail: "This is more than one append may hold.", Err: err}
+		case errors.Is(err, event.ErrDeleted):
+			return &domain.Error{Code: domain.NotFound, Reason: "deleted", Detail: "This was erased.", Err: err}
+		}
+		if !l.pause(wait) {
+			return fmt.Errorf("append to %s, outcome unknown: %w", l.stream, err)
+		}
+	}
+}
+
+// pause waits, and says false when the handler is closing.
+func (l *lane[S, C, E]) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-l.handler.stop:
+		return false
+	}
+}
+
+// read brings the fold up to what the store has.
+func (l *lane[S, C, E]) read(ctx context.Context) error {
+	f := l.fold
+	f.unsync()
+	if !f.known {
+		f.at = 0 // taken for new, which it is not
+	}
+	lctx, cancel := context.WithTimeout(ctx, l.handler.spec.Timeout)
+	defer cancel()
+	for r, err := range l.handler.spec.Store.Load(lctx, l.stream, f.at) {
+		if err == nil {
+			err = l.replay(r)
+		}
+		if err != nil {
+			l.forget()
+			return readError(l.stream, err)
+		}
+	}
+	f.known = true
+	return nil
+}
+
+func readError(stream string, err error) error {
+	if errors.Is(err, event.ErrDeleted) {
+		return &domain.Error{Code: domain.NotFound, Reason: "deleted", Detail: "This was erased.", Err: err}
+	}
+	if _, corrupt := errors.AsType[*event.CorruptError](err); corrupt {
+		return err
+	}
+	return &domain.Error{
+		Code: domain.Unavailable, Reason: "log_unavailable", RetryAfter: time.Second,
+		Detail: "The event log does not answer.", Err: fmt.Errorf("load %s: %w", stream, err),
+	}
+}
+
+// replay folds one stored event.
+func (l *lane[S, C, E]) replay(r event.Recorded) error {
+	f := l.fold
+	e, err := event.Decode[E](l.handler.spec.Events, r)
+	if err == nil {
+		f.state, err = l.handler.spec.Decider.Evolve(f.state, e)
+	}
+	if err != nil {
+		return &event.CorruptError{Stream: l.stream, Revision: r.Revision, Err: err}
+	}
+	f.at = r.Revision
+	l.remember(e, r.Cause, r.Digest, r.Revision)
+	return nil
+}
+
+// remember notes where the events of a cause are.
+func (l *lane[S, C, E]) remember(e E, cause, digest string, at event.Revision) {
+	if natural := l.handler.spec.Natural; natural != nil && natural(e) {
+		return
+	}
+	s, seen := l.fold.causes[cause]
+	if !seen {
+		s = span{from: at, digest: digest}
+	}
+	s.to = at
+	l.fold.causes[cause] = s
+}
+
+// forget drops a fold that can't be trusted any more.
+func (l *lane[S, C, E]) forget() { l.fold = &fold[S]{causes: map[string]span{}} }
+
+func (f *fold[S]) unsync() {
+	var none S
+	f.ahead, f.synced = none, false
+}
+
+// present leaves out the calls whose callers have gone.
+func present[S, C, E any](calls []*call[S, C, E]) []*call[S, C, E] {
+	kept := calls[:0]
+	for _, c := range calls {
+		select {
+		case <-c.gone:
+		default:
+			kept = append(kept, c)
+		}
+	}
+	return kept
+}
+
+func onlyCreates[S, C, E any](calls []*call[S, C, E]) bool {
+	for _, c := range calls {
+		if !c.create {
+			return false
+		}
+	}
+	return true
+}
+
+func answerAll[S, C, E any](calls []*call[S, C, E], err error) []*call[S, C, E] {
+	for _, c := range calls {
+		c.err = err
+		close(c.answered)
+	}
+	return nil
+}

@@ -1,0 +1,235 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/maypok86/otter/v2"
+
+	"cartwright/domain"
+	"cartwright/domain/account"
+	"cartwright/domain/catalog"
+	"cartwright/domain/event"
+	"cartwright/domain/inventory"
+	"cartwright/domain/order"
+	"cartwright/domain/orderid"
+	"cartwright/domain/personal"
+)
+
+// A Sealer encrypts an address under its buyer's own key, making the key when
+// the buyer has none.
+type Sealer interface {
+	Seal(ctx context.Context, buyer string, a personal.Address) ([]byte, error)
+}
+
+// PayWithin is how long a checkout holds its stock while it waits for money.
+const PayWithin = 30 * time.Minute
+
+// Setup is what a Shop is made of.
+type Setup struct {
+	Store     Store
+	Sealer    Sealer
+	Now       func() time.Time // time.Now if nil
+	PayWithin time.Duration    // the constant PayWithin if 0
+}
+
+// A Shop carries out all commands. It may be used concurrently, and must be closed.
+type Shop struct {
+	sealer    Sealer
+	now       func() time.Time
+	payWithin time.Duration
+	draw      *drawer
+	busy      keyedLocks
+	begun     *otter.Cache[string, struct{}] // order ids whose checkout was tried in this process
+
+	orders   *Handler[order.Order, order.Command, order.Event]
+	stock    *Handler[inventory.Stock, inventory.Command, inventory.Event]
+	accounts *Handler[account.Account, account.Command, account.Event]
+	offers   *Handler[catalog.Offer, catalog.Command, catalog.Event]
+	ids      *Handler[orderid.Issuance, orderid.Command, orderid.Event]
+}
+
+// Events lists every event there is, by stored name.
+func Events() (*event.Registry, error) {
+	var types []event.Type
+	for _, some := range [][]event.Type{
+		order.Types(), inventory.Types(), account.Types(), catalog.Types(), orderid.Types(), personal.Types(),
+	} {
+		types = append(types, some...)
+	}
+	return event.NewRegistry(types...)
+}
+
+// Open makes a Shop.
+func Open(s Setup) (*Shop, error) {
+	if s.Store == nil || s.Sealer == nil {
+		return nil, errors.New("a shop needs a store and a sealer")
+	}
+	if s.Now == nil {
+		s.Now = time.Now
+	}
+	if s.PayWithin <= 0 {
+		s.PayWithin = PayWithin
+	}
+	events, err := Events()
+	if err != nil {
+		return nil, err
+	}
+	begun, err := otter.New(&otter.Options[string, struct{}]{MaximumSize: 100_000})
+	if err != nil {
+		return nil, fmt.Errorf("cache of begun checkouts: %w", err)
+	}
+	shop := &Shop{sealer: s.Sealer, now: s.Now, payWithin: s.PayWithin, draw: newDrawer(s.Now), begun: begun}
+	return shop, errors.Join(
+		open(&shop.orders, s, events, "order", order.Decider, nil),
+		open(&shop.stock, s, events, "inventory", inventory.Decider, reservationEvent),
+		open(&shop.accounts, s, events, "account", account.Decider, journalEvent),
+		open(&shop.offers, s, events, "offer", catalog.Decider, nil),
+		open(&shop.ids, s, events, "orderids", orderid.Decider, nil),
+	)
+}
+
+func open[S, C, E any](h **Handler[S, C, E], s Setup, events *event.Registry, category string,
+	d domain.Decider[S, C, E], natural func(E) bool,
+) (err error) {
+	*h, err = NewHandler(Spec[S, C, E]{
+		Store: s.Store, Events: events, Decider: d, Category: category, Now: s.Now, Natural: natural,
+	})
+	return err
+}
+
+// reservationEvent tells the events that a SKU sees with every order. They are
+// known again by order, attempt, parcel and refund; remembering the causes of
+// millions would do nothing more.
+func reservationEvent(e inventory.Event) bool {
+	switch e.(type) {
+	case inventory.Received, inventory.Adjusted, inventory.Counted, inventory.PolicySet:
+		return false
+	case inventory.Held, inventory.Committed, inventory.Released,
+		inventory.ShippedOut, inventory.Deallocated, inventory.Restocked:
+		return true
+	}
+	return false
+}
+
+// journalEvent tells the events that a busy account sees with every order: they
+// are known again by their journal, or by the order whose money they hold.
+func journalEvent(e account.Event) bool {
+	switch e.(type) {
+	case account.Opened, account.Deposited, account.Withdrawn:
+		return false
+	case account.Held, account.Captured, account.Released, account.Credited, account.Debited:
+		return true
+	}
+	return false
+}
+
+// Close waits for the commands under way.
+func (s *Shop) Close() {
+	s.orders.Close()
+	s.stock.Close()
+	s.accounts.Close()
+	s.offers.Close()
+	s.ids.Close()
+}
+
+// PublishOffer makes p the offer of sku. Saying what is already so changes nothing.
+func (s *Shop) PublishOffer(ctx context.Context, r Request, sku string, p catalog.Publish) (Done[catalog.Event], error) {
+	p.Snapshot.SKU = sku
+	return s.offers.Handle(ctx, sku, r, p)
+}
+
+// Inventory changes the stock of sku.
+func (s *Shop) Inventory(ctx context.Context, r Request, sku string, c inventory.Command) (Done[inventory.Event], error) {
+	return s.stock.Handle(ctx, sku, r, c)
+}
+
+// Account changes an account.
+func (s *Shop) Account(ctx context.Context, r Request, id string, c account.Command) (Done[account.Event], error) {
+	return s.accounts.Handle(ctx, id, r, c)
+}
+
+// Order changes an order that stands.
+func (s *Shop) Order(ctx context.Context, r Request, id orderid.ID, c order.Command) (Done[order.Event], error) {
+	return s.orders.Handle(ctx, string(id), r, c)
+}
+
+// ChangeAddress sends an order elsewhere.
+func (s *Shop) ChangeAddress(ctx context.Context, r Request, id orderid.ID, a personal.Address) (Done[order.Event], error) {
+	if err := a.Check("/address"); err != nil {
+		return Done[order.Event]{}, err
+	}
+	o, _, err := s.orders.State(ctx, string(id))
+	if err != nil {
+		return Done[order.Event]{}, err
+	}
+	if o.Status == order.StatusNone {
+		return Done[order.Event]{}, unknownOrder(string(id))
+	}
+	sealed, err := s.sealer.Seal(ctx, o.Buyer, a)
+	if err != nil {
+		return Done[order.Event]{}, fmt.Errorf("seal the address of %s: %w", id, err)
+	}
+	return s.orders.Handle(ctx, string(id), r, order.ChangeAddress{Address: sealed})
+}
+
+// Cancel gives an order up, once all orders of its checkout stand.
+func (s *Shop) Cancel(ctx context.Context, r Request, id orderid.ID, c order.Cancel) (Done[order.Event], error) {
+	o, _, err := s.orders.State(ctx, string(id))
+	if err != nil {
+		return Done[order.Event]{}, err
+	}
+	if o.Status == order.StatusNone {
+		return Done[order.Event]{}, unknownOrder(string(id))
+	}
+	if _, err := s.standing(ctx, o); err != nil {
+		return Done[order.Event]{}, err
+	}
+	return s.orders.Handle(ctx, string(id), r, c)
+}
+
+func unknownOrder(id string) error {
+	return domain.Refuse(domain.NotFound, "unknown_order", "There is no order %s.", id)
+}
+
+// DrawOrderID gives out an id for an order of buyer. Asked twice with one cause
+// it gives the same one, for ever.
+func (s *Shop) DrawOrderID(ctx context.Context, r Request, buyer string) (orderid.ID, bool, error) {
+	id, err := s.draw.next(ctx, buyer)
+	if err != nil || r.Cause == "" {
+		return id, false, err
+	}
+	// The stream is named by the key alone, so that the same key for another buyer is found and refused.
+	book := uuid.NewSHA1(namespace, []byte(r.Cause)).String()
+	done, err := s.ids.Create(ctx, book, r, orderid.Issue{Order: string(id), Buyer: buyer})
+	if err != nil {
+		return "", false, err
+	}
+	if issued, ok := first[orderid.Issued](done.Events); ok {
+		return orderid.ID(issued.Order), done.Repeated, nil
+	}
+	return "", false, fmt.Errorf("%s says of no id that it was issued", done.Stream)
+}
+
+// first finds the first event of type T.
+func first[T, E any](events []E) (T, bool) {
+	for _, e := range events {
+		if t, ok := any(e).(T); ok {
+			return t, true
+		}
+	}
+	var none T
+	return none, false
+}
+
+// Currency is the currency of an order that stands, which never changes.
+func (s *Shop) Currency(ctx context.Context, id orderid.ID) (currency string, err error) {
+	err = s.orders.Look(ctx, string(id), func(o order.Order, _ event.Revision) { currency = o.Currency })
+	if err == nil && currency == "" {
+		err = unknownOrder(string(id))
+	}
+	return currency, err
+}
