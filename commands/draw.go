@@ -13,9 +13,9 @@ import (
 type drawer struct {
 	now func() time.Time
 
-	mu     sync.Mutex
-	at     int64       // the millisecond that used counts for
-	used   map[int]int // ids drawn in it, by bucket
+	mu   sync.Mutex
+	at   int64       // the millisecond that used counts for
+	used map[int]int // ids drawn in it, by bucket
 }
 
 func newDrawer(now func() time.Time) *drawer {

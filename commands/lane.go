@@ -32,7 +32,7 @@ type call[S, C, E any] struct {
 	done     Done[E]
 	err      error
 
-	records int    // events of the batch that are its own
+	records int // events of the batch that are its own
 	copyOf  *decision[S, C, E]
 }
 

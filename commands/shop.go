@@ -162,12 +162,9 @@ func (s *Shop) ChangeAddress(ctx context.Context, r Request, id orderid.ID, a pe
 	if err := a.Check("/address"); err != nil {
 		return Done[order.Event]{}, err
 	}
-	o, _, err := s.orders.State(ctx, string(id))
+	o, err := s.FindOrder(ctx, id)
 	if err != nil {
 		return Done[order.Event]{}, err
-	}
-	if o.Status == order.StatusNone {
-		return Done[order.Event]{}, unknownOrder(string(id))
 	}
 	sealed, err := s.sealer.Seal(ctx, o.Buyer, a)
 	if err != nil {
@@ -178,12 +175,9 @@ func (s *Shop) ChangeAddress(ctx context.Context, r Request, id orderid.ID, a pe
 
 // Cancel gives an order up, once all orders of its checkout stand.
 func (s *Shop) Cancel(ctx context.Context, r Request, id orderid.ID, c order.Cancel) (Done[order.Event], error) {
-	o, _, err := s.orders.State(ctx, string(id))
+	o, err := s.FindOrder(ctx, id)
 	if err != nil {
 		return Done[order.Event]{}, err
-	}
-	if o.Status == order.StatusNone {
-		return Done[order.Event]{}, unknownOrder(string(id))
 	}
 	if _, err := s.standing(ctx, o); err != nil {
 		return Done[order.Event]{}, err
@@ -225,11 +219,11 @@ func first[T, E any](events []E) (T, bool) {
 	return none, false
 }
 
-// Currency is the currency of an order that stands, which never changes.
-func (s *Shop) Currency(ctx context.Context, id orderid.ID) (currency string, err error) {
-	err = s.orders.Look(ctx, string(id), func(o order.Order, _ event.Revision) { currency = o.Currency })
-	if err == nil && currency == "" {
+// FindOrder gives an order as it is now.
+func (s *Shop) FindOrder(ctx context.Context, id orderid.ID) (order.Order, error) {
+	o, _, err := s.orders.State(ctx, string(id))
+	if err == nil && o.Status == order.StatusNone {
 		err = unknownOrder(string(id))
 	}
-	return currency, err
+	return o, err
 }

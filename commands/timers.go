@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"cartwright/domain"
 	"cartwright/domain/account"
@@ -48,7 +51,11 @@ type Timers struct {
 	later map[string]time.Time // streams that were looked at, and need it again then
 }
 
-const dueAtOnce = 500
+const (
+	dueAtOnce    = 500
+	firedAtOnce  = 32
+	afterFailure = 10 * time.Second
+)
 
 // Run looks again and again until ctx ends.
 func (t *Timers) Run(ctx context.Context) error {
@@ -82,22 +89,41 @@ func (t *Timers) Fire(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(append(errs, fmt.Errorf("read deadlines: %w", err))...)
 		}
-		for _, d := range due {
-			if t.later[d.Stream].After(now) {
-				continue
-			}
-			if err := t.fire(ctx, d.Stream, now); err != nil {
-				errs = append(errs, fmt.Errorf("%s is due: %w", d.Stream, err))
-			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
+		errs = append(errs, t.fireAll(ctx, due, now)...)
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		if len(due) < dueAtOnce {
 			return errors.Join(errs...)
 		}
 		after = &due[len(due)-1]
 	}
+}
+
+// fireAll deals with streams side by side: each waits for the log, not for the others.
+func (t *Timers) fireAll(ctx context.Context, due []Due, now time.Time) []error {
+	errs := make([]error, len(due))
+	next := make([]time.Time, len(due))
+	var g errgroup.Group
+	g.SetLimit(firedAtOnce)
+	for i, d := range due {
+		if t.later[d.Stream].After(now) {
+			continue
+		}
+		g.Go(func() error {
+			if next[i], errs[i] = t.fire(ctx, d.Stream, now); errs[i] != nil {
+				errs[i], next[i] = fmt.Errorf("%s is due: %w", d.Stream, errs[i]), now.Add(afterFailure)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // the goroutines keep their errors apart
+	for i, d := range due {
+		if next[i].After(now) { // the view may say "due" for long: it knows a lower bound only, or lags
+			t.later[d.Stream] = next[i]
+		}
+	}
+	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }
 
 // prune forgets streams whose time to be looked at again has come.
@@ -112,27 +138,18 @@ func (t *Timers) prune(now time.Time) {
 	}
 }
 
-func (t *Timers) fire(ctx context.Context, stream string, now time.Time) error {
+// fire deals with one stream and says when it may want to be looked at again.
+func (t *Timers) fire(ctx context.Context, stream string, now time.Time) (time.Time, error) {
 	id := event.SubjectID(stream)
-	var next time.Time
-	var err error
 	switch event.Category(stream) {
 	case "order":
-		next, err = t.Shop.timeOut(ctx, id, now)
+		return t.Shop.timeOut(ctx, id, now)
 	case "inventory":
-		next, err = t.Shop.sweepStock(ctx, id, now)
+		return t.Shop.sweepStock(ctx, id, now)
 	case "account":
-		next, err = t.Shop.sweepAccount(ctx, id, now)
-	default:
-		return nil
+		return t.Shop.sweepAccount(ctx, id, now)
 	}
-	if err != nil {
-		next = now.Add(10 * time.Second)
-	}
-	if next.After(now) { // the view may say "due" for long: it knows a lower bound only, or lags
-		t.later[stream] = next
-	}
-	return err
+	return time.Time{}, nil
 }
 
 // lookAgain is when a stream that is still due, for no reason that a timer

@@ -95,5 +95,8 @@ func (s *Spec[S, C, E]) ThenRefused(code domain.Code, reason string) {
 // Diff says how two states or events differ, unexported fields included, and
 // is empty where they do not. Nil and empty are the same.
 func Diff(want, got any) string {
+	if reflect.DeepEqual(want, got) { // the rule, and a hundred times faster to find out
+		return ""
+	}
 	return cmp.Diff(want, got, cmpopts.EquateEmpty(), cmp.Exporter(func(reflect.Type) bool { return true }))
 }

@@ -129,6 +129,9 @@ func (s Stock) allowsEnd(order, attempt string, q int64) error {
 
 // allowsMove covers both ends of an allocation: shipped, or given up.
 func (s Stock) allowsMove(order, kind, k string, q int64) error {
+	if err := quantity(q); err != nil {
+		return err
+	}
 	if err := fresh(s.reservationKey(order, kind, k)); err != nil {
 		return err
 	}
@@ -138,10 +141,10 @@ func (s Stock) allowsMove(order, kind, k string, q int64) error {
 		return err
 	case r.Phase != PhaseAllocated:
 		return domain.Refuse(domain.Conflict, "not_allocated", "The goods of order %s are not paid for.", order)
-	case q > r.Left() && q <= Limit:
+	case q > r.Left():
 		return domain.Refuse(domain.Conflict, "more_than_allocated", "Order %s has %d left, not %d.", order, r.Left(), q)
 	}
-	return quantity(q)
+	return nil
 }
 
 // reservationKey finds a parcel or refund of a reservation, be it open or closed.

@@ -75,6 +75,8 @@ func TestTheShelf(t *testing.T) {
 			inventory.Adjust{OnHand: -6, Reason: "lost"},
 			inventory.Adjusted{OnHand: -6, Reason: "lost"},
 		},
+		{"the shelf is corrected up to its end", nil, inventory.Adjust{OnHand: inventory.Limit, Reason: "found"}, inventory.Adjusted{OnHand: inventory.Limit, Reason: "found"}},
+		{"and down from it", []event{inventory.Received{Quantity: inventory.Limit}}, inventory.Adjust{OnHand: -inventory.Limit, Reason: "lost"}, inventory.Adjusted{OnHand: -inventory.Limit, Reason: "lost"}},
 		{"a stocktake sets the shelf", []event{ten}, inventory.Count{OnHand: 8, Reason: "june"}, inventory.Counted{OnHand: 8, Reason: "june"}},
 		{"a stocktake that finds what was known is recorded", []event{ten}, inventory.Count{OnHand: 10, Reason: "june"}, inventory.Counted{OnHand: 10, Reason: "june"}},
 		{"a stocktake may find nothing", nil, inventory.Count{Reason: "june"}, inventory.Counted{Reason: "june"}},
@@ -130,6 +132,26 @@ func TestTheShelf(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			given(t, tt.past...).When(tt.c).ThenRefused(tt.code, tt.reason)
 		})
+	}
+}
+
+func TestRefusalsSayByHowMuch(t *testing.T) {
+	order := orderAt(t, 0, "1")
+	s, err := inventory.Decider.Fold(stock{}, inventory.Received{Quantity: 10}, inventory.PolicySet{Backorder: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, c := range map[string]command{
+		"That is 3 more than can be sold.":                    inventory.Hold{Order: order, Attempt: "a", Quantity: 15, Now: now},
+		"There are 4 fewer on the shelf than that.":           inventory.Adjust{OnHand: -14, Reason: "lost"},
+		"There are 5 fewer unavailable than that.":            inventory.Adjust{Unavailable: -5, Reason: "dry"},
+		"A quantity is at least 1, not -7.":                   inventory.Receive{Quantity: -7},
+		"No goods are reserved for order " + order + " here.": inventory.Ship{Order: order, Parcel: "1", Quantity: 1},
+	} {
+		_, err := inventory.Decider.Decide(s, c)
+		if e, ok := errors.AsType[*domain.Error](err); !ok || e.Detail != want {
+			t.Errorf("%#v: got %v; want %q", c, err, want)
+		}
 	}
 }
 
@@ -319,6 +341,7 @@ func TestShippingAndGivingUp(t *testing.T) {
 		{"paid goods are given up", past, inventory.Deallocate{Order: order, Refund: "1", Quantity: 4}, []event{given0("1", 4)}},
 		{"what has not shipped is given up", after(shipped("1", 3)), inventory.Deallocate{Order: order, Refund: "1", Quantity: 1}, []event{given0("1", 1)}},
 		{"a refund gives up once", after(given0("1", 3)), inventory.Deallocate{Order: order, Refund: "1", Quantity: 3}, nil},
+		{"another refund gives up more", after(given0("1", 2)), inventory.Deallocate{Order: order, Refund: "2", Quantity: 1}, []event{given0("2", 1)}},
 		{"also when nothing is left", after(given0("1", 3), shipped("1", 1)), inventory.Deallocate{Order: order, Refund: "1", Quantity: 3}, nil},
 		{"parcels and refunds are told apart", after(given0("1", 3)), inventory.Ship{Order: order, Parcel: "1", Quantity: 1}, []event{shipped("1", 1)}},
 	} {
@@ -353,6 +376,7 @@ func TestShippingAndGivingUp(t *testing.T) {
 		{"nothing can't ship", past, inventory.Ship{Order: order, Parcel: "1"}, domain.Invalid, "bad_quantity"},
 		{"less than nothing can't be given up", past, inventory.Deallocate{Order: order, Refund: "1", Quantity: -1}, domain.Invalid, "bad_quantity"},
 		{"too much can't ship", past, inventory.Ship{Order: order, Parcel: "1", Quantity: overLimit}, domain.Invalid, "quantity_overflow"},
+		{"much more than was sold does not ship", past, inventory.Ship{Order: order, Parcel: "1", Quantity: inventory.Limit}, domain.Conflict, "more_than_allocated"},
 		{"a parcel has a key", past, inventory.Ship{Order: order, Quantity: 1}, domain.Invalid, "no_key"},
 		{"a refund has a key", past, inventory.Deallocate{Order: order, Quantity: 1}, domain.Invalid, "no_key"},
 	} {

@@ -137,6 +137,7 @@ func TestPortion(t *testing.T) {
 		{math.MaxInt64, math.MaxInt64},
 		{math.MinInt64, 10_001},
 		{1 << 62, 40_000},
+		{9222449791875588249, 20_002}, // its quotient is 64 ones, and rounds up
 		{math.MinInt64, math.MinInt64},
 		{math.MaxInt64, 20_000},
 	} {

@@ -173,3 +173,39 @@ func TestStateInJSON(t *testing.T) {
 		t.Fatalf("got %s, %v\nwant %s", raw, err, want)
 	}
 }
+
+// Two lives that part after three of something, where append has room for a
+// fourth: neither writes into the other.
+func TestACloneIsItsOwn(t *testing.T) {
+	attempt := func(name string) order.Event { return order.Abandoned{Attempt: name} }
+	parcel := func(n int, line int) []order.Event { return sent(n, part(line, 1)) }
+	cent := func(n, line int) order.Event { return issued(n, back(line, 0, 0, 1)) }
+	for name, c := range map[string]struct{ past, mine, its []order.Event }{
+		"abandoned attempts": {past(attempt("a"), attempt("b"), attempt("c")), past(attempt("d")), past(attempt("e"))},
+		"parcels": {
+			then(then(then(isPaid, parcel(1, 1)...), parcel(2, 1)...), parcel(3, 1)...),
+			past(packed(4, part(2, 1))), past(packed(4, part(2, 2))),
+		},
+		"one parcel": {isPacked, sent(1)[1:], past(order.ParcelUnpacked{Parcel: 1})},
+		"waybills": {
+			then(isPartly, waybill(1, 2, "2"), waybill(1, 3, "3"), waybill(1, 4, "4")),
+			past(waybill(1, 5, "5"), waybill(1, 6, "6")), past(waybill(1, 5, "five"), waybill(1, 6, "six")),
+		},
+		"refunds": {then(isPaid, cent(1, 1), cent(2, 1), cent(3, 1)), past(cent(4, 1)), past(cent(4, 2))},
+		"flags":   {isGivenUp, past(order.StockCommitted{}), past(order.RefundSettled{Refund: 1})},
+	} {
+		mine := lived(t, c.past)
+		its := order.Decider.Clone(mine)
+		mine, errMine := order.Decider.Fold(mine, c.mine...)
+		its, errIts := order.Decider.Fold(its, c.its...)
+		if errMine != nil || errIts != nil {
+			t.Fatal(name, errMine, errIts)
+		}
+		if diff := domaintest.Diff(lived(t, then(c.past, c.mine...)), mine); diff != "" {
+			t.Errorf("%s: the clone wrote into the original (-want +got):\n%s", name, diff)
+		}
+		if diff := domaintest.Diff(lived(t, then(c.past, c.its...)), its); diff != "" {
+			t.Errorf("%s: the original wrote into the clone (-want +got):\n%s", name, diff)
+		}
+	}
+}
