@@ -1,0 +1,121 @@
+package esdbnode
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+)
+
+// truncatedAll is the $tb of a stream that was deleted softly.
+const truncatedAll = uint64(math.MaxInt64)
+
+// A head is what must be known of a stream to append to it and to read it: how
+// far it goes, and what its metadata says. Its zero value is a stream that never was.
+type head struct {
+	events    uint64 // how many were ever appended: the last number is one less
+	position  uint64 // of the last one written, a tombstone included
+	tombstone bool
+	limits    limits
+}
+
+// limits is what a stream's metadata says about which of its events are shown.
+type limits struct {
+	before   uint64        // $tb: the first number that is shown
+	maxCount uint64        // $maxCount, 0 for no limit
+	maxAge   time.Duration // $maxAge, 0 for no limit
+}
+
+// softDeleted tells whether the stream was deleted so that it may come back.
+func (h head) softDeleted() bool { return h.limits.before == truncatedAll }
+
+// gone tells whether a read finds no stream here.
+func (h head) gone() bool { return h.events == 0 || h.softDeleted() }
+
+// first is the lowest number that a read shows.
+func (h head) first() uint64 {
+	if h.limits.maxCount > 0 && h.events > h.limits.maxCount {
+		return max(h.limits.before, h.events-h.limits.maxCount)
+	}
+	return h.limits.before
+}
+
+const (
+	headFormat    = 1
+	headTombstone = 1 << 0
+)
+
+func appendHead(b []byte, h head) []byte {
+	flags := byte(0)
+	if h.tombstone {
+		flags |= headTombstone
+	}
+	b = append(b, headFormat, flags)
+	for _, n := range [...]uint64{h.events, h.position, h.limits.before, h.limits.maxCount, uint64(h.limits.maxAge)} { //nolint:gosec // never negative
+		b = binary.AppendUvarint(b, n)
+	}
+	return b
+}
+
+func getHead(b []byte) (head, error) {
+	if len(b) < 2 || b[0] != headFormat {
+		return head{}, fmt.Errorf("head of %d bytes in a format not known here", len(b))
+	}
+	var n [5]uint64
+	at := 2
+	for i := range n {
+		v, size := binary.Uvarint(b[at:])
+		if size <= 0 {
+			return head{}, fmt.Errorf("head of %d bytes is damaged", len(b))
+		}
+		n[i], at = v, at+size
+	}
+	return head{
+		events: n[0], position: n[1], tombstone: b[1]&headTombstone != 0,
+		limits: limits{before: n[2], maxCount: n[3], maxAge: time.Duration(n[4])}, //nolint:gosec // written from a duration
+	}, nil
+}
+
+// metadataKey is the key in a stream's metadata that a soft deletion sets.
+const metadataKey = "$tb"
+
+// parseLimits reads a stream's metadata. What is not understood limits nothing,
+// as in EventStoreDB: metadata is a user's event and must not stop the stream.
+func parseLimits(data string) limits {
+	var m struct {
+		MaxCount *int64 `json:"$maxCount"`
+		MaxAge   *int64 `json:"$maxAge"` // seconds
+		Before   *int64 `json:"$tb"`
+	}
+	if json.Unmarshal([]byte(data), &m) != nil {
+		return limits{}
+	}
+	return limits{
+		before:   positive(m.Before),
+		maxCount: positive(m.MaxCount),
+		maxAge:   time.Duration(min(positive(m.MaxAge), uint64(math.MaxInt64/time.Second))) * time.Second,
+	}
+}
+
+func positive(n *int64) uint64 {
+	if n == nil || *n < 0 {
+		return 0
+	}
+	return uint64(*n)
+}
+
+// withTruncateBefore gives the metadata with another $tb and all else as it was.
+func withTruncateBefore(data string, before uint64) string {
+	m := map[string]json.RawMessage{}
+	if data != "" && json.Unmarshal([]byte(data), &m) != nil || m == nil {
+		m = map[string]json.RawMessage{}
+	}
+	m[metadataKey] = json.RawMessage(strconv.FormatUint(before, 10))
+	out, err := json.Marshal(m)
+	if err != nil {
+		panic("raw JSON that was just parsed does not encode: " + err.Error())
+	}
+	return string(out)
+}

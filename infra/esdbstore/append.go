@@ -1,0 +1,88 @@
+package esdbstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"cartwright/domain/event"
+)
+
+// maxAppend is EventStoreDB's limit for the events of one append, unless its
+// operator has set another.
+const maxAppend = 1 << 20
+
+// Append puts events behind the one with revision after, all or none. The same
+// events (by id) at the same revision a second time change nothing and succeed.
+// An append of no events does nothing.
+//
+// event.ErrConflict, event.ErrTooLarge and event.ErrDeleted say that nothing was
+// appended. After any other error it may have been: append the same again.
+func (s *Store) Append(ctx context.Context, stream string, after event.Revision, events []event.Recorded) error {
+	if len(events) == 0 {
+		return nil
+	}
+	data, err := encodeAll(events)
+	if err != nil {
+		return fmt.Errorf("append to %s after %d: %w", stream, after, err)
+	}
+	options := esdb.AppendToStreamOptions{ExpectedRevision: esdb.NoStream{}}
+	if after > 0 {
+		options.ExpectedRevision = esdb.Revision(uint64(after) - 1) // they number from 0, we count from 1
+	}
+	_, err = call(ctx, s, func(ctx context.Context) (*esdb.WriteResult, error) {
+		return s.client.AppendToStream(ctx, stream, options, data...)
+	})
+	if err != nil {
+		return fmt.Errorf("append to %s after %d: %w", stream, after, knownAppend(err))
+	}
+	return nil
+}
+
+// knownAppend also knows an append that a server of another limit found too
+// large. The client does not pass on what the server calls it, but there is
+// nothing else in an append of ours that could be invalid.
+func knownAppend(err error) error {
+	if e, ok := errors.AsType[*esdb.Error](err); ok && status.Code(e.Err()) == codes.InvalidArgument {
+		return fmt.Errorf("%w: %w", event.ErrTooLarge, err)
+	}
+	return known(err)
+}
+
+func encodeAll(events []event.Recorded) ([]esdb.EventData, error) {
+	data := make([]esdb.EventData, len(events))
+	size := 0
+	for i := range events {
+		d, err := encode(&events[i])
+		if err != nil {
+			return nil, err
+		}
+		data[i] = d
+		size += len(d.Data) + len(d.Metadata) + 2*len(d.EventType)
+	}
+	if size > maxAppend {
+		return nil, fmt.Errorf("%d bytes: %w", size, event.ErrTooLarge)
+	}
+	return data, nil
+}
+
+// encode refuses what would not come back as it went in: the client gives an
+// event without an id a random one, and then a repeat would be another event.
+func encode(e *event.Recorded) (esdb.EventData, error) {
+	id, err := uuid.Parse(e.ID)
+	if err != nil || id.String() != e.ID || id == uuid.Nil {
+		return esdb.EventData{}, fmt.Errorf("event id %q is not a UUID in its usual form", e.ID)
+	}
+	if e.Name == "" {
+		return esdb.EventData{}, fmt.Errorf("event %s has no name", e.ID)
+	}
+	return esdb.EventData{
+		EventID: id, EventType: e.Name, ContentType: esdb.ContentTypeJson,
+		Data: e.Data, Metadata: appendMeta(make([]byte, 0, 256), e),
+	}, nil
+}
