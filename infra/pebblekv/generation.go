@@ -1,0 +1,350 @@
+package pebblekv
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"cartwright/domain/event"
+	"cartwright/projections"
+)
+
+// A Generation is one whole copy of a view. Its methods may be called concurrently.
+type Generation[V any] struct {
+	db     *DB
+	view   string
+	number int
+	index  func(projections.Doc[V]) []byte // nil where there is no index
+
+	docs, keys, park []byte // the tables
+
+	writing sync.Mutex // held from reading what is stored to replacing it
+
+	use     sync.RWMutex // read while a method runs, written to drop the generation
+	dropped bool
+}
+
+// errDropped tells who still uses a generation that it is gone. Readers of the
+// live one never see it: they look again which one that is.
+var errDropped = errors.New("the generation was dropped")
+
+// hold keeps the generation from being dropped until use is given back.
+func (g *Generation[V]) hold(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	g.use.RLock()
+	if g.dropped {
+		g.use.RUnlock()
+		return errDropped
+	}
+	return nil
+}
+
+// end waits for those who use the generation and lets nobody in any more.
+func (g *Generation[V]) end() {
+	g.use.Lock()
+	defer g.use.Unlock()
+	g.dropped = true
+}
+
+func newGeneration[V any](db *DB, view string, number int, index func(projections.Doc[V]) []byte) *Generation[V] {
+	return &Generation[V]{
+		db: db, view: view, number: number, index: index,
+		docs: table(tableDocs, view, number), keys: table(tableKeys, view, number), park: table(tablePark, view, number),
+	}
+}
+
+// Number names the generation.
+func (g *Generation[V]) Number() int { return g.number }
+
+// Get gives the documents there are of some streams.
+func (g *Generation[V]) Get(ctx context.Context, streams []string) (map[string]projections.Doc[V], error) {
+	docs := make(map[string]projections.Doc[V], len(streams))
+	err := g.each(ctx, streams, func(stream string, value []byte) error {
+		doc, err := decodeDoc[V](stream, value)
+		docs[stream] = doc
+		return err
+	})
+	return docs, err
+}
+
+// Revisions gives the revisions of the documents there are of some streams.
+func (g *Generation[V]) Revisions(ctx context.Context, streams []string) (map[string]event.Revision, error) {
+	revisions := make(map[string]event.Revision, len(streams))
+	err := g.each(ctx, streams, func(stream string, value []byte) error {
+		at, _, _, err := decode(value)
+		revisions[stream] = at
+		return err
+	})
+	return revisions, err
+}
+
+// each calls f with what is stored of each stream; f must not keep the value.
+func (g *Generation[V]) each(ctx context.Context, streams []string, f func(stream string, value []byte) error) error {
+	if err := g.hold(ctx); err != nil {
+		return fmt.Errorf("get %d documents of %s: %w", len(streams), g.view, err)
+	}
+	defer g.use.RUnlock()
+	for _, stream := range streams {
+		if err := g.one(stream, f); err != nil {
+			return fmt.Errorf("get %s from %s: %w", stream, g.view, err)
+		}
+	}
+	return nil
+}
+
+func (g *Generation[V]) one(stream string, f func(stream string, value []byte) error) error {
+	value, closer, err := g.db.kv.Get(under(g.docs, []byte(stream)))
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	if err := f(stream, value); err != nil {
+		_ = closer.Close() // the value's trouble is the one to tell
+		return err
+	}
+	return closer.Close()
+}
+
+func decodeDoc[V any](stream string, value []byte) (projections.Doc[V], error) {
+	doc := projections.Doc[V]{Stream: stream}
+	at, _, body, err := decode(value)
+	if err != nil {
+		return doc, err
+	}
+	doc.Revision = at
+	if err := json.Unmarshal(body, &doc.Body); err != nil {
+		return doc, fmt.Errorf("decode the document: %w", err)
+	}
+	return doc, nil
+}
+
+// Put stores documents in one commit, each unless one of the same or a later
+// revision is there.
+func (g *Generation[V]) Put(ctx context.Context, docs []projections.Doc[V]) error {
+	return g.put(ctx, docs, false)
+}
+
+// Repair stores documents over those of the same revision too. It is for a
+// verification that found them wrong.
+func (g *Generation[V]) Repair(ctx context.Context, docs []projections.Doc[V]) error {
+	return g.put(ctx, docs, true)
+}
+
+func (g *Generation[V]) put(ctx context.Context, docs []projections.Doc[V], repair bool) error {
+	if err := g.hold(ctx); err != nil {
+		return fmt.Errorf("put %d documents of %s: %w", len(docs), g.view, err)
+	}
+	defer g.use.RUnlock()
+	docs = projections.Newest(docs)
+	values := make([][]byte, len(docs))
+	indexed := make([][]byte, len(docs))
+	for i, doc := range docs {
+		body, err := json.Marshal(doc.Body)
+		if err != nil {
+			return fmt.Errorf("encode %s for %s: %w", doc.Stream, g.view, err)
+		}
+		if g.index != nil {
+			indexed[i] = g.index(doc)
+		}
+		values[i] = encode(doc.Revision, indexed[i], body)
+	}
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	batch := g.db.kv.NewBatchWithSize(size(values))
+	for i, doc := range docs {
+		if err := g.replace(batch, doc.Stream, doc.Revision, indexed[i], values[i], repair); err != nil {
+			_ = batch.Close() // nothing of it was written
+			return fmt.Errorf("put %s into %s: %w", doc.Stream, g.view, err)
+		}
+	}
+	if err := batch.Commit(pebble.NoSync); err != nil {
+		return fmt.Errorf("put %d documents of %s: %w", len(docs), g.view, err)
+	}
+	return nil
+}
+
+func size(values [][]byte) int {
+	sum := 0
+	for _, v := range values {
+		sum += len(v) + 128
+	}
+	return sum
+}
+
+// replace puts a document and its index entry in the place of an older one.
+func (g *Generation[V]) replace(
+	batch *pebble.Batch, stream string, at event.Revision, index, value []byte, repair bool,
+) error {
+	newer := true
+	err := g.one(stream, func(_ string, old []byte) error {
+		have, was, _, err := decode(old)
+		if newer = at > have || repair && at == have; err != nil || !newer || len(was) == 0 {
+			return err
+		}
+		return batch.Delete(under(g.keys, was), nil)
+	})
+	if err != nil || !newer {
+		return err
+	}
+	if len(index) > 0 {
+		if err := batch.Set(under(g.keys, index), []byte(stream), nil); err != nil {
+			return err
+		}
+	}
+	return batch.Set(under(g.docs, []byte(stream)), value, nil)
+}
+
+// Count is how many documents there are.
+func (g *Generation[V]) Count(ctx context.Context) (int64, error) {
+	var n int64
+	err := g.walk(ctx, g.docs, nil, func(_, _ []byte) (bool, error) {
+		n++
+		return true, nil
+	})
+	return n, err
+}
+
+// Streams gives the next names of those that have documents, in order.
+func (g *Generation[V]) Streams(ctx context.Context, after string, limit int) ([]string, error) {
+	streams := make([]string, 0, limit)
+	err := g.walk(ctx, g.docs, []byte(after), func(key, _ []byte) (bool, error) {
+		if stream := string(key); stream != after {
+			streams = append(streams, stream)
+		}
+		return len(streams) < limit, nil
+	})
+	return streams, err
+}
+
+// Parked gives those of some streams that are parked.
+func (g *Generation[V]) Parked(ctx context.Context, streams []string) (map[string]projections.Parked, error) {
+	if err := g.hold(ctx); err != nil {
+		return nil, fmt.Errorf("look for parked streams of %s: %w", g.view, err)
+	}
+	defer g.use.RUnlock()
+	some, err := g.anyParked()
+	if err != nil || !some {
+		return nil, err
+	}
+	parked := map[string]projections.Parked{}
+	for _, stream := range streams {
+		record, found, err := g.parked(stream)
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			parked[stream] = record
+		}
+	}
+	return parked, nil
+}
+
+// anyParked spares the usual batch, in a view with nothing parked, one look a stream.
+func (g *Generation[V]) anyParked() (bool, error) {
+	it, err := g.db.kv.NewIter(&pebble.IterOptions{LowerBound: g.park, UpperBound: end(g.park)})
+	if err != nil {
+		return false, fmt.Errorf("look for parked streams of %s: %w", g.view, err)
+	}
+	some := it.First()
+	if err := it.Close(); err != nil {
+		return false, fmt.Errorf("look for parked streams of %s: %w", g.view, err)
+	}
+	return some, nil
+}
+
+func (g *Generation[V]) parked(stream string) (record projections.Parked, found bool, err error) {
+	raw, found, err := g.db.get(under(g.park, []byte(stream)))
+	if err != nil || !found {
+		return record, false, wrap(err, "get the parking record of %s in %s", stream, g.view)
+	}
+	err = json.Unmarshal(raw, &record)
+	return record, true, wrap(err, "decode the parking record of %s in %s", stream, g.view)
+}
+
+// AllParked gives all records, by stream.
+func (g *Generation[V]) AllParked(ctx context.Context) ([]projections.Parked, error) {
+	var all []projections.Parked
+	err := g.walk(ctx, g.park, nil, func(_, value []byte) (bool, error) {
+		var record projections.Parked
+		err := json.Unmarshal(value, &record)
+		all = append(all, record)
+		return true, err
+	})
+	return all, err
+}
+
+// Park parks streams, or says more of those that are.
+func (g *Generation[V]) Park(ctx context.Context, records []projections.Parked) error {
+	if err := g.hold(ctx); err != nil {
+		return fmt.Errorf("park %d streams of %s: %w", len(records), g.view, err)
+	}
+	defer g.use.RUnlock()
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	batch := g.db.kv.NewBatch()
+	for _, record := range records {
+		if err := g.parkOne(batch, record); err != nil {
+			_ = batch.Close() // nothing of it was written
+			return err
+		}
+	}
+	return wrap(batch.Commit(pebble.NoSync), "park %d streams of %s", len(records), g.view)
+}
+
+func (g *Generation[V]) parkOne(batch *pebble.Batch, record projections.Parked) error {
+	before, found, err := g.parked(record.Stream)
+	if err != nil || found && !record.Supersedes(before) {
+		return err
+	}
+	raw, err := json.Marshal(record)
+	if err != nil {
+		return fmt.Errorf("encode the parking record of %s in %s: %w", record.Stream, g.view, err)
+	}
+	return wrap(batch.Set(under(g.park, []byte(record.Stream)), raw, nil), "park %s in %s", record.Stream, g.view)
+}
+
+// Unpark forgets records.
+func (g *Generation[V]) Unpark(ctx context.Context, streams []string) error {
+	if err := g.hold(ctx); err != nil {
+		return fmt.Errorf("unpark %d streams of %s: %w", len(streams), g.view, err)
+	}
+	defer g.use.RUnlock()
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	batch := g.db.kv.NewBatch()
+	for _, stream := range streams {
+		if err := batch.Delete(under(g.park, []byte(stream)), nil); err != nil {
+			_ = batch.Close() // nothing of it was written
+			return fmt.Errorf("unpark %s in %s: %w", stream, g.view, err)
+		}
+	}
+	return wrap(batch.Commit(pebble.NoSync), "unpark %d streams of %s", len(streams), g.view)
+}
+
+// walk calls f with the keys of a table, without its prefix, and their values,
+// in order, until f says stop. Neither may be kept.
+func (g *Generation[V]) walk(ctx context.Context, prefix, from []byte, f func(key, value []byte) (more bool, err error)) error {
+	if err := g.hold(ctx); err != nil {
+		return fmt.Errorf("read %s: %w", g.view, err)
+	}
+	defer g.use.RUnlock()
+	it, err := g.db.kv.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: under(prefix, from), UpperBound: end(prefix)})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", g.view, err)
+	}
+	more := true
+	for ok := it.First(); ok && more && err == nil; ok = it.Next() {
+		if err = ctx.Err(); err == nil {
+			more, err = f(it.Key()[len(prefix):], it.Value())
+		}
+	}
+	if closeErr := it.Close(); err == nil {
+		err = closeErr
+	}
+	return wrap(err, "read %s", g.view)
+}

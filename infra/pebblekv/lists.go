@@ -1,0 +1,155 @@
+package pebblekv
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"cartwright/projections"
+)
+
+// Buyers are the documents of orders, and each buyer's newest.
+type Buyers struct{ *Views[projections.Order] }
+
+// NewBuyers opens the view.
+func NewBuyers(db *DB) (*Buyers, error) {
+	v, err := newViews(db, projections.BuyersView().Name, buyerKey)
+	if err != nil {
+		return nil, err
+	}
+	return &Buyers{v}, nil
+}
+
+// buyerKey sorts a buyer's orders by when they were placed, then by id.
+func buyerKey(doc projections.Doc[projections.Order]) []byte {
+	f, placed := doc.Body.Facts()
+	if !placed {
+		return nil
+	}
+	return placedKey(f.Buyer, f.PlacedAt, f.ID)
+}
+
+func placedKey(buyer string, at time.Time, id string) []byte {
+	return under(buyerPrefix(buyer), instant(at), []byte(id))
+}
+
+// buyerPrefix has the id's length in front, so that no buyer's is the beginning
+// of another's.
+func buyerPrefix(buyer string) []byte {
+	return append(binary.AppendUvarint(nil, uint64(len(buyer))), buyer...)
+}
+
+// Newest gives a buyer's orders, newest first, behind a cursor if there is one.
+func (b *Buyers) Newest(ctx context.Context, buyer string, limit int, after *projections.Cursor) (projections.OrderPage, error) {
+	page, err := reading(b.Views, func(g *Generation[projections.Order]) (projections.OrderPage, error) {
+		return newest(ctx, g, buyer, limit, after)
+	})
+	return page, wrap(err, "list the newest orders of buyer %s", buyer)
+}
+
+func newest(
+	ctx context.Context, g *Generation[projections.Order], buyer string, limit int, after *projections.Cursor,
+) (page projections.OrderPage, err error) {
+	if err = g.hold(ctx); err != nil {
+		return page, err
+	}
+	defer g.use.RUnlock()
+	snapshot := g.db.kv.NewSnapshot() // the index and the documents must be of one moment
+	defer func() { _ = snapshot.Close() }()
+	prefix := under(g.keys, buyerPrefix(buyer))
+	bounds := &pebble.IterOptions{LowerBound: prefix, UpperBound: end(prefix)}
+	if after != nil {
+		bounds.UpperBound = under(g.keys, placedKey(buyer, after.At, after.ID))
+	}
+	it, err := snapshot.NewIterWithContext(ctx, bounds)
+	if err != nil {
+		return page, err
+	}
+	defer func() { _ = it.Close() }() // what it met is asked of Error
+	for ok := it.Last(); ok; ok = it.Prev() {
+		if len(page.Items) == limit {
+			page.Next = cursor(page.Items[limit-1])
+			break
+		}
+		doc, err := read[projections.Order](snapshot, g.docs, string(it.Value()))
+		if err != nil {
+			return page, err
+		}
+		page.Items = append(page.Items, doc)
+	}
+	return page, it.Error()
+}
+
+func cursor(doc projections.Doc[projections.Order]) *projections.Cursor {
+	return &projections.Cursor{At: doc.Body.PlacedAt, ID: doc.Body.State.ID}
+}
+
+func read[V any](from pebble.Reader, docs []byte, stream string) (projections.Doc[V], error) {
+	value, closer, err := from.Get(under(docs, []byte(stream)))
+	if err != nil {
+		return projections.Doc[V]{}, fmt.Errorf("%s is listed: %w", stream, err)
+	}
+	doc, err := decodeDoc[V](stream, value)
+	if closeErr := closer.Close(); err == nil {
+		err = closeErr
+	}
+	return doc, err
+}
+
+// Deadlines are the documents of streams' timers, found by when they are due.
+type Deadlines struct{ *Views[projections.Timer] }
+
+// NewDeadlines opens the view.
+func NewDeadlines(db *DB) (*Deadlines, error) {
+	v, err := newViews(db, projections.DeadlinesView().Name, dueKey)
+	if err != nil {
+		return nil, err
+	}
+	return &Deadlines{v}, nil
+}
+
+func dueKey(doc projections.Doc[projections.Timer]) []byte {
+	if doc.Body.Due.IsZero() {
+		return nil
+	}
+	return under(instant(doc.Body.Due), []byte(doc.Stream))
+}
+
+// Due gives the first deadlines that are over at now, by when they were due.
+func (d *Deadlines) Due(ctx context.Context, now time.Time, limit int) ([]projections.Deadline, error) {
+	return d.DueAfter(ctx, projections.Deadline{}, now, limit)
+}
+
+// DueAfter goes on behind a deadline that was given before. A stock's or an
+// account's deadline is a lower bound and may stay when it was looked at, so
+// whoever looks at all of them goes on with this, not with Due.
+func (d *Deadlines) DueAfter(
+	ctx context.Context, after projections.Deadline, now time.Time, limit int,
+) ([]projections.Deadline, error) {
+	due, err := reading(d.Views, func(g *Generation[projections.Timer]) ([]projections.Deadline, error) {
+		return dueAfter(ctx, g, after, now, limit)
+	})
+	return due, wrap(err, "look for what is due")
+}
+
+func dueAfter(
+	ctx context.Context, g *Generation[projections.Timer], after projections.Deadline, now time.Time, limit int,
+) ([]projections.Deadline, error) {
+	due := make([]projections.Deadline, 0, min(limit, 1024))
+	var from []byte
+	if !after.Due.IsZero() {
+		from = append(under(instant(after.Due), []byte(after.Stream)), 0)
+	}
+	err := g.walk(ctx, g.keys, from, func(key, stream []byte) (bool, error) {
+		at, err := readInstant(key)
+		if err != nil || at.After(now) || len(due) == limit {
+			return false, err
+		}
+		due = append(due, projections.Deadline{Stream: string(stream), Due: at})
+		return true, nil
+	})
+	return due, err
+}

@@ -1,0 +1,212 @@
+package pebblekv_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+	"go.uber.org/goleak"
+
+	"cartwright/infra/pebblekv"
+	"cartwright/infra/viewtest"
+	"cartwright/projections"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(tb testing.TB, dir string) *pebblekv.DB {
+	tb.Helper()
+	db, err := pebblekv.Open(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		tb.Fatalf("open: %v", err)
+	}
+	return db
+}
+
+// opened is an empty database that is closed at the end.
+func opened(tb testing.TB) *pebblekv.DB {
+	tb.Helper()
+	db := open(tb, tb.TempDir())
+	tb.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			tb.Errorf("close: %v", err)
+		}
+	})
+	return db
+}
+
+func store[V any](tb testing.TB, db *pebblekv.DB, v *pebblekv.Views[V], err error) viewtest.Store[V] {
+	tb.Helper()
+	if err != nil {
+		tb.Fatalf("open view: %v", err)
+	}
+	return viewtest.Store[V]{
+		Reader: v, Generations: v, Close: db.Close, Sync: db.Sync,
+		Live: func() viewtest.Generation[V] { return v.Live() },
+		Previous: func() viewtest.Generation[V] {
+			if g := v.Previous(); g != nil {
+				return g
+			}
+			return nil
+		},
+	}
+}
+
+func TestConformance(t *testing.T) {
+	t.Run("plain", func(t *testing.T) {
+		viewtest.Run(t, func(t *testing.T, dir string) viewtest.Store[projections.Account] {
+			t.Helper()
+			db := open(t, dir)
+			v, err := pebblekv.NewViews[projections.Account](db, "plain")
+			return store(t, db, v, err)
+		}, viewtest.SampleAccount)
+	})
+	t.Run("buyers", func(t *testing.T) {
+		viewtest.Run(t, func(t *testing.T, dir string) viewtest.Store[projections.Order] {
+			t.Helper()
+			db := open(t, dir)
+			b, err := pebblekv.NewBuyers(db)
+			return store(t, db, b.Views, err)
+		}, viewtest.SampleOrder)
+		viewtest.RunBuyers(t, func(t *testing.T) viewtest.Buyers {
+			t.Helper()
+			b, err := pebblekv.NewBuyers(opened(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return viewtest.Buyers{Views: b.Live(), List: b}
+		})
+	})
+	t.Run("deadlines", func(t *testing.T) {
+		viewtest.Run(t, func(t *testing.T, dir string) viewtest.Store[projections.Timer] {
+			t.Helper()
+			db := open(t, dir)
+			d, err := pebblekv.NewDeadlines(db)
+			return store(t, db, d.Views, err)
+		}, viewtest.SampleTimer)
+		viewtest.RunDeadlines(t, func(t *testing.T) viewtest.Deadlines {
+			t.Helper()
+			d, err := pebblekv.NewDeadlines(opened(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return viewtest.Deadlines{Views: d.Live(), Due: d}
+		})
+	})
+}
+
+func BenchmarkPut(b *testing.B) {
+	b.Run("docs=500", func(b *testing.B) {
+		v, err := pebblekv.NewBuyers(opened(b))
+		if err != nil {
+			b.Fatal(err)
+		}
+		viewtest.BenchmarkPut(b, v.Live())
+	})
+}
+
+func BenchmarkProject(b *testing.B) {
+	v, err := pebblekv.NewBuyers(opened(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	viewtest.BenchmarkProject(b, v.Live())
+}
+
+func BenchmarkList(b *testing.B) {
+	b.Run("orders=100000", func(b *testing.B) {
+		v, err := pebblekv.NewBuyers(opened(b))
+		if err != nil {
+			b.Fatal(err)
+		}
+		const buyers = 100
+		viewtest.Fill(b, v.Live(), 100_000, buyers)
+		for i := 0; b.Loop(); i++ {
+			page, err := v.Newest(b.Context(), viewtest.BuyerOf(i%buyers), 20, nil)
+			if err != nil || len(page.Items) != 20 {
+				b.Fatalf("%d items, %v", len(page.Items), err)
+			}
+		}
+	})
+}
+
+func TestAKilledProcessLeavesWholeBatches(t *testing.T) {
+	viewtest.RunKilled(t, func(t *testing.T, dir string) viewtest.Store[projections.Order] {
+		t.Helper()
+		db := open(t, dir)
+		b, err := pebblekv.NewBuyers(db)
+		return store(t, db, b.Views, err)
+	}, viewtest.SampleOrder)
+}
+
+func TestADatabaseOfANewerProgramIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := open(t, dir).Close(); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := pebble.Open(dir, &pebble.Options{FormatMajorVersion: pebble.FormatTableFormatV6, LoggerAndTracer: silent{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(raw.Set([]byte("ms"), []byte("99"), pebble.Sync), raw.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pebblekv.Open(dir, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "newer") {
+		t.Errorf("open: %v", err)
+	}
+}
+
+func TestWhatIsNoFolderIsRefused(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("not a folder"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pebblekv.Open(file, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("opened a file as a folder")
+	}
+}
+
+func TestViewsOfOneDatabaseKeepApart(t *testing.T) {
+	db := opened(t)
+	a, errA := pebblekv.NewViews[projections.Account](db, "stock")
+	b, errB := pebblekv.NewViews[projections.Account](db, "stocks")
+	if err := errors.Join(errA, errB); err != nil {
+		t.Fatal(err)
+	}
+	doc := viewtest.SampleAccount(1, 1, "x")
+	if err := a.Live().Put(t.Context(), []projections.Doc[projections.Account]{doc}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := b.Live().Count(t.Context()); n != 0 || err != nil {
+		t.Errorf("the other view has %d documents, %v", n, err)
+	}
+	got, err := b.Get(t.Context(), []string{doc.Stream})
+	if len(got) != 0 || err != nil {
+		t.Errorf("the other view has %v, %v", got, err)
+	}
+}
+
+func TestSyncedViewsAreOnTheDisk(t *testing.T) {
+	db := opened(t)
+	if err := db.Sync(t.Context()); err != nil {
+		t.Errorf("sync: %v", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := db.Sync(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("sync with an ended context: %v", err)
+	}
+}
+
+type silent struct{}
+
+func (silent) Infof(string, ...any)                   {}
+func (silent) Errorf(string, ...any)                  {}
+func (silent) Fatalf(string, ...any)                  {}
+func (silent) Eventf(context.Context, string, ...any) {}
+func (silent) IsTracingEnabled(context.Context) bool  { return false }

@@ -1,0 +1,117 @@
+package sqliteviews
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"cartwright/projections"
+)
+
+var errNobody = errors.New("an order query names a buyer or a seller")
+
+// Orders gives part of a buyer's or a seller's orders, newest first, or oldest
+// first where only what is to be shipped is wanted.
+func (o *Orders) Orders(ctx context.Context, q projections.OrderQuery) (projections.OrderPage, error) {
+	page, err := reading(o.Views, func(g *Generation[projections.Order]) (projections.OrderPage, error) { return list(ctx, g, q) })
+	if err != nil {
+		return page, fmt.Errorf("list orders of buyer %q, seller %q: %w", q.Buyer, q.Seller, err)
+	}
+	return page, nil
+}
+
+func list(ctx context.Context, g *Generation[projections.Order], q projections.OrderQuery) (page projections.OrderPage, err error) {
+	if q.Buyer == "" && q.Seller == "" {
+		return page, errNobody
+	}
+	if q.Limit < 1 {
+		return page, fmt.Errorf("a page of %d orders", q.Limit)
+	}
+	text, args, some, err := query(g.table, q)
+	if err != nil || !some {
+		return page, err
+	}
+	err = g.query(ctx, func(rows *sql.Rows) error {
+		doc, scanned := g.scan(rows)
+		page.Items = append(page.Items, doc)
+		return scanned
+	}, text, args...)
+	if err != nil {
+		return projections.OrderPage{}, err
+	}
+	if len(page.Items) > q.Limit {
+		page.Items = page.Items[:q.Limit]
+		last := page.Items[q.Limit-1].Body
+		page.Next = &projections.Cursor{At: last.PlacedAt, ID: last.State.ID}
+	}
+	return page, nil
+}
+
+// query writes the statement of a list, which asks for one order more than the
+// page has. It is false where nothing can be found.
+func query(table string, q projections.OrderQuery) (text string, args []any, some bool, err error) {
+	from := table + " o"
+	w := &conditions{}
+	if q.Text != "" {
+		terms, findable := match(q)
+		if !findable {
+			return "", nil, false, nil
+		}
+		// The text index first: it has this party's orders only.
+		from = table + "_text t CROSS JOIN " + table + " o ON o.id = t.rowid"
+		w.add("t.words MATCH ?", terms)
+	}
+	w.addIf(q.Buyer != "", "o.buyer = ?", q.Buyer)
+	w.addIf(q.Seller != "", "o.seller = ?", q.Seller)
+	w.addIf(q.Status != "", "o.status = ?", q.Status)
+	if q.Status != "" && q.Status != "completed" {
+		w.add("o.status <> 'completed'") // which lets SQLite take the index of the others
+	}
+	if !q.From.IsZero() {
+		w.add("o.placed_at >= ?", bound(q.From))
+	}
+	if !q.To.IsZero() {
+		w.add("o.placed_at < ?", bound(q.To))
+	}
+	order, behind := "DESC", "<"
+	if q.ToShip {
+		order, behind = "ASC", ">"
+		w.add("o.to_ship = 1")
+	}
+	if q.After != nil {
+		id, err := strconv.ParseInt(q.After.ID, 10, 64)
+		if err != nil {
+			return "", nil, false, fmt.Errorf("a cursor at order %q: %w", q.After.ID, err)
+		}
+		w.add("(o.placed_at, o.id) "+behind+" (?, ?)", stamp(q.After.At), id)
+	}
+	// The page is found first and its documents are read after, so that what is
+	// sorted stays small.
+	text = "SELECT d.id, d.revision, d.doc FROM (SELECT o.id, o.placed_at FROM " + from + " WHERE " + w.text +
+		" ORDER BY o.placed_at " + order + ", o.id " + order + " LIMIT ?) p CROSS JOIN " + table + " d ON d.id = p.id" +
+		" ORDER BY p.placed_at " + order + ", p.id " + order
+	return text, append(slices.Clone(w.args), q.Limit+1), true, nil
+}
+
+// conditions are a WHERE with its arguments.
+type conditions struct {
+	text string
+	args []any
+}
+
+func (c *conditions) add(text string, args ...any) {
+	if c.text != "" {
+		c.text += " AND "
+	}
+	c.text += text
+	c.args = append(c.args, args...)
+}
+
+func (c *conditions) addIf(is bool, text string, arg any) {
+	if is {
+		c.add(text, arg)
+	}
+}
