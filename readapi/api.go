@@ -1,0 +1,148 @@
+// Package readapi is the HTTP query API: orders by id, lists and sums of them,
+// stock, offers and accounts, as the views have them.
+//
+// # Why
+//
+// A query that carries a Cartwright-Token waits, for a bounded time, until its
+// view has those streams at those revisions; only the streams its view follows
+// count (TestAQueryWaitsForWhatItsTokenNames). A list that is not in time is
+// told to come again. One order is not waited for at all: where its document is
+// missing or behind, its stream is folded on the spot, which takes one read and
+// is never wrong (TestAnOrderIsFoldedWhereItsViewIsBehind). Waiting first was
+// rejected: it is slower in every case.
+//
+// A document whose stream is parked is not shown as if it were the newest: the
+// order is folded, so that its reader learns that the history is corrupt, and
+// readers of other orders notice nothing (TestACorruptOrderIsReportedAlone).
+//
+// Cursors are authenticated and bound to the query they came from. A cursor is
+// a position in somebody's list; taken over to another list, or made up, it
+// would skip orders silently (TestACursorIsGoodForItsOwnQueryOnly).
+//
+// A seller's summary is in one currency, the one asked for or the one with the
+// most orders, since amounts of several have no sum. The others follow in
+// other_currencies. Where nothing was sold the currency is null, unless one was
+// asked for. All statuses are always there.
+package readapi
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"log/slog"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"cartwright/domain/event"
+	"cartwright/domain/personal"
+	"cartwright/infra/problem"
+	"cartwright/projections"
+)
+
+// A View has the documents of one view, and says how far it is.
+type View[V any] interface {
+	Get(ctx context.Context, streams []string) (map[string]projections.Doc[V], error)
+	projections.Seen
+}
+
+// Buyers has orders by id, and each buyer's newest.
+type Buyers interface {
+	View[projections.Order]
+	Newest(ctx context.Context, buyer string, limit int, after *projections.Cursor) (projections.OrderPage, error)
+}
+
+// An Index finds orders and sums them up.
+type Index interface {
+	Orders(ctx context.Context, q projections.OrderQuery) (projections.OrderPage, error)
+	Summary(ctx context.Context, q projections.SummaryQuery) (projections.Summary, error)
+	projections.Seen
+}
+
+// Accounts has accounts and their statements.
+type Accounts interface {
+	View[projections.Account]
+	Entries(ctx context.Context, account string, before int64, limit int) (projections.EntryPage, error)
+}
+
+// Log reads streams from the event store.
+type Log interface {
+	Load(ctx context.Context, stream string, after event.Revision) iter.Seq2[event.Recorded, error]
+}
+
+// Keys open what is sealed under a buyer's key.
+type Keys interface {
+	Address(ctx context.Context, buyer string, sealed []byte) (personal.Address, error)
+}
+
+// Config is what the routes need: all of it but Wait and Flushed.
+type Config struct {
+	Log          *slog.Logger
+	CursorSecret []byte // at least 16 bytes; with another one, cursors given out before are refused
+
+	Buyers   Buyers
+	Index    Index
+	Stock    View[projections.Stock]
+	Offers   View[projections.Offer]
+	Accounts Accounts
+
+	Store  Log // for an order whose document is behind
+	Events *event.Registry
+	Keys   Keys
+	Erased error // what Keys answers for a buyer whose key was destroyed
+
+	Wait    time.Duration          // for a token's revisions; 2 s if 0
+	Flushed func() <-chan struct{} // closes when a view has stored more; nil if nothing tells
+}
+
+const (
+	defaultWait = 2 * time.Second
+	minSecret   = 16
+)
+
+type api struct{ Config }
+
+// Routes adds the queries to r.
+func Routes(r gin.IRouter, cfg Config) error {
+	if cfg.Log == nil || cfg.Store == nil || cfg.Events == nil || cfg.Keys == nil || cfg.Erased == nil {
+		return errors.New("the read API needs a log, a store with its events, and keys with what they say of an erased buyer")
+	}
+	if cfg.Buyers == nil || cfg.Index == nil || cfg.Stock == nil || cfg.Offers == nil || cfg.Accounts == nil {
+		return errors.New("the read API needs all views")
+	}
+	if len(cfg.CursorSecret) < minSecret {
+		return errors.New("the read API needs a cursor secret of 16 bytes or more")
+	}
+	if cfg.Wait <= 0 {
+		cfg.Wait = defaultWait
+	}
+	a := &api{cfg}
+	v1 := r.Group("/v1")
+	v1.GET("/skus/:sku", a.query(a.offer))
+	v1.GET("/inventory/:sku", a.query(a.stock))
+	v1.GET("/orders/:order_id", a.query(a.order))
+	v1.GET("/buyers/:buyer_id/orders", a.query(a.buyersOrders, listParameters...))
+	v1.GET("/sellers/:seller_id/orders", a.query(a.sellersOrders, listParameters...))
+	v1.GET("/sellers/:seller_id/summary", a.query(a.summary, "from", "to", "interval", "currency"))
+	v1.GET("/accounts/:account_id", a.query(a.account))
+	v1.GET("/accounts/:account_id/entries", a.query(a.entries, "limit", "cursor"))
+	return nil
+}
+
+// listParameters are what a list of orders can be asked for.
+var listParameters = []string{"status", "fulfilment", "from", "to", "q", "limit", "cursor"}
+
+// query makes a route of run, which knows these parameters and no others.
+func (a *api) query(run func(context.Context, *request) (answer, error), parameters ...string) gin.HandlerFunc {
+	return problem.Handler(a.Log, func(c *gin.Context) error {
+		in, err := read(c, parameters)
+		if err != nil {
+			return err
+		}
+		out, err := run(c.Request.Context(), in)
+		if err != nil {
+			return err
+		}
+		return write(c, out)
+	})
+}

@@ -1,0 +1,208 @@
+package readapi
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"cartwright/domain"
+	"cartwright/domain/event"
+	"cartwright/domain/money"
+	"cartwright/domain/order"
+	"cartwright/domain/personal"
+	"cartwright/infra/httpedge"
+	"cartwright/projections"
+)
+
+// orderBody is an order as it is told.
+type orderBody struct {
+	OrderID         string              `json:"order_id"`
+	CheckoutID      string              `json:"checkout_id"`
+	BuyerID         string              `json:"buyer_id"`
+	SellerID        string              `json:"seller_id"`
+	Status          order.Status        `json:"status"`
+	Payment         order.Payment       `json:"payment"`
+	Fulfilment      order.Fulfilment    `json:"fulfilment"`
+	PlacedAt        time.Time           `json:"placed_at"`
+	PaymentDeadline time.Time           `json:"payment_deadline,omitzero"`
+	PaidAt          time.Time           `json:"paid_at,omitzero"`
+	ShippedAt       time.Time           `json:"shipped_at,omitzero"`
+	DeliveredAt     time.Time           `json:"delivered_at,omitzero"`
+	CompletedAt     time.Time           `json:"completed_at,omitzero"`
+	EndedAt         time.Time           `json:"ended_at,omitzero"`
+	ChangedAt       time.Time           `json:"changed_at"`
+	Total           money.Money         `json:"total"`
+	Goods           money.Money         `json:"goods"`
+	Freight         money.Money         `json:"freight"`
+	Paid            money.Money         `json:"paid"`
+	Refunded        money.Money         `json:"refunded"`
+	Lines           []lineBody          `json:"lines"`
+	Parcels         []parcelBody        `json:"parcels"`
+	Refunds         []refundBody        `json:"refunds"`
+	Cancellation    *order.Cancellation `json:"cancellation"`
+	CompletedBy     string              `json:"completed_by,omitempty"`
+	Revision        event.Revision      `json:"revision"`
+}
+
+// fullOrder is an order with where it goes, for whoever asks for it by its id.
+type fullOrder struct {
+	orderBody
+	Address *personal.Address `json:"address"` // null once the buyer was erased
+}
+
+type lineBody struct {
+	Line              int         `json:"line"`
+	SKU               string      `json:"sku"`
+	Title             string      `json:"title"`
+	Offer             string      `json:"offer"`
+	Quantity          int64       `json:"quantity"`
+	UnitPrice         money.Money `json:"unit_price"`
+	Freight           money.Money `json:"freight"`
+	Total             money.Money `json:"total"`
+	Packed            int64       `json:"packed"`
+	Shipped           int64       `json:"shipped"`
+	RefundedUnshipped int64       `json:"refunded_unshipped"`
+	Returned          int64       `json:"returned"`
+	Refunded          money.Money `json:"refunded"`
+}
+
+type parcelBody struct {
+	Parcel  int                `json:"parcel"`
+	Status  order.ParcelStatus `json:"status"`
+	Lines   []order.Part       `json:"lines"`
+	Waybill *order.Waybill     `json:"waybill"`
+	History []order.Waybill    `json:"history,omitempty"` // waybills it had before
+}
+
+type refundBody struct {
+	Refund  int              `json:"refund"`
+	Amount  money.Money      `json:"amount"`
+	Lines   []refundLineBody `json:"lines"`
+	Reason  string           `json:"reason,omitempty"`
+	By      string           `json:"by,omitempty"`
+	Restock bool             `json:"restock"`
+	Settled bool             `json:"settled"`
+}
+
+type refundLineBody struct {
+	Line      int         `json:"line"`
+	Unshipped int64       `json:"unshipped"`
+	Returned  int64       `json:"returned"`
+	Amount    money.Money `json:"amount"`
+}
+
+func tellOrder(doc projections.Doc[projections.Order]) orderBody {
+	o, s := doc.Body, doc.Body.State
+	in := func(amount int64) money.Money { return money.Money{Amount: amount, Currency: s.Currency} }
+	return orderBody{
+		OrderID: s.ID, CheckoutID: s.Checkout, BuyerID: s.Buyer, SellerID: s.Seller,
+		Status: s.Status, Payment: s.Payment(), Fulfilment: s.Fulfilment(),
+		PlacedAt: o.PlacedAt.UTC(), PaymentDeadline: s.Deadline.UTC(), PaidAt: o.PaidAt.UTC(), ShippedAt: o.ShippedAt.UTC(),
+		DeliveredAt: o.DeliveredAt.UTC(), CompletedAt: o.CompletedAt.UTC(), EndedAt: o.EndedAt.UTC(), ChangedAt: o.ChangedAt.UTC(),
+		Total: in(s.Total()), Goods: in(s.Goods()), Freight: in(s.FreightTotal()), Paid: in(s.Paid), Refunded: in(s.RefundedAmount()),
+		Lines: tellLines(s, in), Parcels: tellParcels(s), Refunds: tellRefunds(s, in),
+		Cancellation: s.Cancellation, CompletedBy: s.CompletedBy, Revision: doc.Revision,
+	}
+}
+
+func tellLines(s order.Order, in func(int64) money.Money) []lineBody {
+	lines := make([]lineBody, 0, len(s.Lines))
+	for _, it := range s.Lines {
+		lines = append(lines, lineBody{
+			Line: it.Line.Line, SKU: it.SKU, Title: it.Title, Offer: it.Offer, Quantity: it.Quantity,
+			UnitPrice: in(it.UnitPrice), Freight: in(it.Freight), Total: in(it.Quantity * (it.UnitPrice + it.Freight)),
+			Packed: it.Packed, Shipped: it.Shipped, RefundedUnshipped: it.RefundedUnshipped, Returned: it.Returned,
+			Refunded: in(it.Refunded),
+		})
+	}
+	return lines
+}
+
+func tellParcels(s order.Order) []parcelBody {
+	parcels := make([]parcelBody, 0, len(s.Parcels))
+	for _, p := range s.Parcels {
+		told := parcelBody{Parcel: p.Parcel, Status: p.Status, Lines: p.Lines, History: p.History}
+		if p.Waybill.Version > 0 {
+			told.Waybill = &p.Waybill
+		}
+		parcels = append(parcels, told)
+	}
+	return parcels
+}
+
+func tellRefunds(s order.Order, in func(int64) money.Money) []refundBody {
+	refunds := make([]refundBody, 0, len(s.Refunds))
+	for _, r := range s.Refunds {
+		told := refundBody{Refund: r.Refund, Amount: in(r.Amount), Lines: []refundLineBody{}, Reason: r.Reason, By: r.By, Restock: r.Restock, Settled: r.Settled}
+		for _, l := range r.Lines {
+			told.Lines = append(told.Lines, refundLineBody{Line: l.Line, Unshipped: l.Unshipped, Returned: l.Returned, Amount: in(l.Amount)})
+		}
+		refunds = append(refunds, told)
+	}
+	return refunds
+}
+
+// order gives one order by its id.
+func (a *api) order(ctx context.Context, r *request) (answer, error) {
+	doc, err := a.newestOrder(ctx, r)
+	if err != nil {
+		return answer{}, err
+	}
+	told := fullOrder{orderBody: tellOrder(doc)}
+	if told.Address, err = a.address(ctx, doc.Body.State); err != nil {
+		return answer{}, err
+	}
+	return answer{httpedge.ETag(doc.Revision), told}, nil
+}
+
+// newestOrder gives an order's document, or the fold of its stream where the
+// view has none, is behind what the reader has seen, or follows it no more.
+func (a *api) newestOrder(ctx context.Context, r *request) (projections.Doc[projections.Order], error) {
+	stream := "order-" + r.id
+	docs, err := a.Buyers.Get(ctx, []string{stream})
+	if err != nil {
+		return projections.Doc[projections.Order]{}, err
+	}
+	parked, err := a.Buyers.Parked(ctx, []string{stream})
+	if err != nil {
+		return projections.Doc[projections.Order]{}, err
+	}
+	_, stuck := parked[stream]
+	doc, found := docs[stream]
+	if _, placed := doc.Body.Facts(); found && placed && !stuck && doc.Revision >= r.token[stream] {
+		return doc, nil
+	}
+	return a.fold(ctx, stream, r)
+}
+
+func (a *api) fold(ctx context.Context, stream string, r *request) (projections.Doc[projections.Order], error) {
+	doc, err := projections.Fold(ctx, a.Store, a.Events, projections.BuyersView(), stream)
+	if corrupt, ok := errors.AsType[*projections.CorruptError](err); ok {
+		return doc, &event.CorruptError{Stream: corrupt.Stream, Revision: corrupt.Revision, Err: corrupt.Err}
+	}
+	if err != nil {
+		return doc, err
+	}
+	if doc.Revision < r.token[stream] {
+		return doc, behind()
+	}
+	if _, placed := doc.Body.Facts(); !placed {
+		return doc, domain.Refuse(domain.NotFound, "unknown_order", "There is no order %s.", r.id)
+	}
+	return doc, nil
+}
+
+// address opens where an order goes; nil once its buyer was erased.
+func (a *api) address(ctx context.Context, o order.Order) (*personal.Address, error) {
+	if len(o.Address) == 0 {
+		return nil, nil
+	}
+	to, err := a.Keys.Address(ctx, o.Buyer, o.Address)
+	if errors.Is(err, a.Erased) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &to, nil
+}

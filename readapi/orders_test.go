@@ -1,0 +1,290 @@
+package readapi_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cartwright/domain/order"
+	"cartwright/domain/personal"
+	"cartwright/infra/keyring"
+	"cartwright/readapi"
+)
+
+// TestAnOrderByTheLetter pins down what an order looks like.
+func TestAnOrderByTheLetter(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "绿茶", 100, "CNY")
+	w.funds(10_000)
+	id := w.buys("123456", "tea:1", 3)
+	w.pays(id)
+	w.does(id, order.Pack{Lines: []order.Part{{Line: 1, Quantity: 2}}, Carrier: "SF", Number: "123"})
+	at := w.does(id, order.Refund{Lines: []order.RefundRequest{{Line: 1, Quantity: 1}}, Reason: "late", By: "s1"})
+	w.project()
+	got := w.object("/v1/orders/" + string(id))
+	offer := w.object("/v1/skus/tea:1")["offer"]
+	for _, name := range []string{"placed_at", "payment_deadline", "paid_at", "shipped_at", "changed_at"} {
+		text, _ := got[name].(string)
+		if at, err := time.Parse(time.RFC3339, text); err != nil || !strings.HasSuffix(text, "Z") || at.Before(today) || at.After(today.Add(time.Hour)) {
+			t.Errorf("%s is %v", name, got[name])
+		}
+		delete(got, name)
+	}
+	var want map[string]any
+	text := `{
+		"order_id": "ID", "checkout_id": "ID", "buyer_id": "123456", "seller_id": "s1",
+		"status": "shipped", "payment": "partially_refunded", "fulfilment": "shipped",
+		"total": {"amount":315,"currency":"CNY"}, "goods": {"amount":300,"currency":"CNY"}, "freight": {"amount":15,"currency":"CNY"},
+		"paid": {"amount":315,"currency":"CNY"}, "refunded": {"amount":105,"currency":"CNY"},
+		"lines": [{
+			"line":1,"sku":"tea:1","title":"绿茶","offer":"OFFER","quantity":3,"unit_price":{"amount":100,"currency":"CNY"},
+			"freight":{"amount":5,"currency":"CNY"},"total":{"amount":315,"currency":"CNY"},
+			"packed":0,"shipped":2,"refunded_unshipped":1,"returned":0,"refunded":{"amount":105,"currency":"CNY"}
+		}],
+		"parcels": [{"parcel":1,"status":"shipped","lines":[{"line":1,"quantity":2}],"waybill":{"version":1,"carrier":"SF","number":"123"}}],
+		"refunds": [{"refund":1,"amount":{"amount":105,"currency":"CNY"},"lines":[{"line":1,"unshipped":1,"returned":0,"amount":{"amount":105,"currency":"CNY"}}],
+			"reason":"late","by":"s1","restock":false,"settled":false}],
+		"cancellation": null, "revision": REVISION,
+		"address": {"name":"李雷","line1":"1 Road","city":"Beijing","country":"CN"}
+	}`
+	rev := must2(json.Marshal(at))(t)
+	digest, _ := offer.(string)
+	text = strings.NewReplacer("ID", string(id), "OFFER", digest, "REVISION", string(rev)).Replace(text)
+	if err := json.Unmarshal([]byte(text), &want); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAnOrderIsFoldedWhereItsViewIsBehind(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	w.funds(10_000)
+	id := w.buys("123456", "tea:1", 1)
+	path := "/v1/orders/" + string(id)
+	if got := w.object(path)["status"]; got != "pending_payment" {
+		t.Errorf("no view has it, and it is %v", got)
+	}
+	w.project()
+	w.pays(id)
+	if got := w.object(path)["status"]; got != "pending_payment" {
+		t.Errorf("a reader who has seen nothing gets what the view has, not %v", got)
+	}
+	told := w.object(path, seen("order-"+string(id), 2)...)
+	if told["status"] != "paid" || told["address"] == nil {
+		t.Errorf("a reader who knows of the payment gets %v", told)
+	}
+	if got := w.object(path, seen("inventory-tea:1", 99)...)["status"]; got != "pending_payment" {
+		t.Errorf("another stream does not matter to it, but it is %v", got)
+	}
+	w.refused(w.get(path, seen("order-"+string(id), 99)...), http.StatusServiceUnavailable, "not_caught_up")
+	w.refused(w.get("/v1/orders/0598392000009123456"), http.StatusNotFound, "unknown_order")
+}
+
+func TestAnAbandonedAttemptIsNoOrder(t *testing.T) {
+	w := newWorld(t)
+	const id = "0598392000000123456"
+	w.does(id, order.Abandon{Attempt: "a1"})
+	w.refused(w.get("/v1/orders/"+id), http.StatusNotFound, "unknown_order")
+	w.project()
+	w.refused(w.get("/v1/orders/"+id), http.StatusNotFound, "unknown_order")
+}
+
+func TestACorruptOrderIsReportedAlone(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	bad, good := w.buys("123456", "tea:1", 1), w.buys("123456", "tea:1", 1)
+	w.spoil(bad, 1)
+	for _, state := range []string{"before", "after"} {
+		doc := w.refused(w.get("/v1/orders/"+string(bad)), http.StatusInternalServerError, "history_corrupt")
+		if strings.Contains(doc.Detail, "completed") {
+			t.Errorf("the reason is not for the reader: %s", doc.Detail)
+		}
+		for _, part := range []string{"order-" + string(bad), "revision 2"} {
+			if !strings.Contains(w.log.String(), part) {
+				t.Errorf("%s the views saw it, the log does not say %q: %s", state, part, &w.log)
+			}
+		}
+		if got := w.object("/v1/orders/" + string(good))["order_id"]; got != string(good) {
+			t.Errorf("the other order: %v", got)
+		}
+		w.project()
+		w.log.Reset()
+	}
+	list := "/v1/buyers/123456/orders"
+	w.refused(w.get(list, seen("order-"+string(bad), 2)...), http.StatusServiceUnavailable, "stream_parked")
+	if got, _ := w.list(list, "order_id", seen("order-"+string(good), 1)...); len(got) != 2 {
+		t.Errorf("who does not ask for it is served: %v", got)
+	}
+}
+
+func TestAnErasedBuyersAddressIsNull(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	id := w.buys("123456", "tea:1", 1)
+	if err := w.store.Tombstone(t.Context(), "key-123456"); err != nil {
+		t.Fatal(err)
+	}
+	fresh := must2(keyring.New(w.store, make([]byte, personal.KeySize)))(t) // the old ring remembers the key for a minute
+	w.cfg.Keys = fresh
+	w.mount()
+	told := w.object("/v1/orders/" + string(id))
+	if address, there := told["address"]; address != nil || !there {
+		t.Errorf("the address is %v", address)
+	}
+	w.cfg.Keys = brokenKeys{}
+	w.mount()
+	w.refused(w.get("/v1/orders/"+string(id)), http.StatusInternalServerError, "internal")
+}
+
+type brokenKeys struct{}
+
+func (brokenKeys) Address(context.Context, string, []byte) (personal.Address, error) {
+	return personal.Address{}, errors.New("wrapped by another master key")
+}
+
+func TestAListHasNoAddresses(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	w.buys("123456", "tea:1", 1)
+	w.project()
+	for _, path := range []string{"/v1/buyers/123456/orders", "/v1/sellers/s1/orders"} {
+		if body := w.get(path).Body.String(); strings.Contains(body, "address") || strings.Contains(body, "李雷") {
+			t.Errorf("%s: %s", path, body)
+		}
+	}
+}
+
+func TestWhoHasItAlreadyIsToldSo(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	w.funds(10_000)
+	id := w.buys("123456", "tea:1", 1)
+	w.project()
+	for _, path := range []string{"/v1/orders/" + string(id), "/v1/skus/tea:1", "/v1/inventory/tea:1", "/v1/accounts/123456"} {
+		tag := w.get(path).Header().Get("ETag")
+		rec := w.get(path, "If-None-Match", `"v99", `+tag)
+		if tag == "" || rec.Code != http.StatusNotModified || rec.Body.Len() != 0 || rec.Header().Get("ETag") != tag {
+			t.Errorf("%s at %q: got %d %s", path, tag, rec.Code, rec.Body)
+		}
+		if rec = w.get(path, "If-None-Match", `"v99"`); rec.Code != http.StatusOK {
+			t.Errorf("%s: got %d", path, rec.Code)
+		}
+	}
+	if tag := w.get("/v1/sellers/s1/orders").Header().Get("ETag"); tag != "" {
+		t.Errorf("a list has no version, but %s", tag)
+	}
+}
+
+func TestAQueryWaitsForWhatItsTokenNames(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	w.funds(10_000)
+	id := w.buys("123456", "tea:1", 1)
+	paths := map[string][]string{
+		"/v1/buyers/123456/orders":             seen("order-"+string(id), 1),
+		"/v1/buyers/123456/orders?status=paid": seen("order-"+string(id), 1),
+		"/v1/sellers/s1/orders":                seen("order-"+string(id), 1),
+		"/v1/sellers/s1/summary":               seen("order-"+string(id), 1),
+		"/v1/skus/tea:1":                       seen("offer-tea:1", 2),
+		"/v1/inventory/tea:1":                  seen("inventory-tea:1", 2),
+		"/v1/accounts/123456":                  seen("account-123456", 2),
+		"/v1/accounts/123456/entries":          seen("account-123456", 2),
+	}
+	for path, header := range paths {
+		rec := w.get(path, header...)
+		w.refused(rec, http.StatusServiceUnavailable, "not_caught_up")
+		if rec.Header().Get("Retry-After") == "" {
+			t.Errorf("%s: when to come again?", path)
+		}
+	}
+	w.cfg.Wait = 10 * time.Second
+	stored := make(chan struct{})
+	w.cfg.Flushed = func() <-chan struct{} { return stored }
+	w.mount()
+	answered := make(chan int, len(paths))
+	for path, header := range paths {
+		go func() { answered <- w.get(path, header...).Code }()
+	}
+	w.project()
+	close(stored)
+	for range paths {
+		if code := <-answered; code != http.StatusOK {
+			t.Errorf("in time, but answered with %d", code)
+		}
+	}
+}
+
+func TestSeveralTokensAreAsGoodAsOne(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	id := w.buys("123456", "tea:1", 1)
+	path := "/v1/sellers/s1/orders"
+	w.project()
+	one, two := seen("order-"+string(id), 1), seen("order-"+string(id), 9)
+	for _, header := range [][]string{
+		slices.Concat(one, two), slices.Concat(two, one), {one[0], one[1] + ", " + two[1]},
+	} {
+		w.refused(w.get(path, header...), http.StatusServiceUnavailable, "not_caught_up")
+	}
+	if got, _ := w.list(path, "order_id", slices.Concat(one, one)...); len(got) != 1 {
+		t.Errorf("got %v", got)
+	}
+	w.refused(w.get(path, one[0], one[1]+"x"), http.StatusBadRequest, "token_invalid")
+}
+
+func TestAReaderWhoGoesAwayIsWaitedForNoLonger(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Wait = time.Hour
+	w.mount()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	req := must2(http.NewRequestWithContext(ctx, http.MethodGet, "/v1/skus/tea:1", http.NoBody))(t)
+	req.Header.Set("Cartwright-Token", seen("offer-tea:1", 1)[1])
+	rec := newRecorder()
+	w.api.ServeHTTP(rec, req)
+	w.refused(rec, http.StatusServiceUnavailable, "timeout")
+}
+
+func TestAViewThatFailsIsOurFault(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	id := w.buys("123456", "tea:1", 1)
+	w.project()
+	broken := errors.New("hunter2")
+	w.buyers.broken, w.index.broken, w.stock.broken, w.offers.broken, w.accounts.broken = broken, broken, broken, broken, broken
+	for _, path := range []string{
+		"/v1/orders/" + string(id), "/v1/buyers/123456/orders", "/v1/sellers/s1/orders", "/v1/sellers/s1/summary",
+		"/v1/skus/tea:1", "/v1/inventory/tea:1", "/v1/accounts/123456", "/v1/accounts/123456/entries",
+	} {
+		if doc := w.refused(w.get(path), http.StatusInternalServerError, "internal"); strings.Contains(doc.Detail, "hunter2") {
+			t.Errorf("%s: %s", path, doc.Detail)
+		}
+	}
+}
+
+func TestWithoutItsPartsThereIsNoAPI(t *testing.T) {
+	w := newWorld(t)
+	for name, spoil := range map[string]func(*readapi.Config){
+		"a log":      func(c *readapi.Config) { c.Log = nil },
+		"a secret":   func(c *readapi.Config) { c.CursorSecret = c.CursorSecret[:15] },
+		"a view":     func(c *readapi.Config) { c.Offers = nil },
+		"a store":    func(c *readapi.Config) { c.Store = nil },
+		"the erased": func(c *readapi.Config) { c.Erased = nil },
+	} {
+		cfg := w.cfg
+		spoil(&cfg)
+		if err := readapi.Routes(newEngine(t), cfg); err == nil {
+			t.Errorf("without %s there should have been an error", name)
+		}
+	}
+}

@@ -1,0 +1,69 @@
+package readapi
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"cartwright/domain"
+	"cartwright/domain/event"
+	"cartwright/projections"
+)
+
+// await returns when a view has what the reader's token names of it.
+func (a *api) await(ctx context.Context, view projections.Seen, want map[string]event.Revision) error {
+	if len(want) == 0 {
+		return nil
+	}
+	waiting, cancel := context.WithTimeout(ctx, a.Wait)
+	defer cancel()
+	err := projections.Wait(waiting, view, want, a.Flushed)
+	if _, parked := errors.AsType[*projections.ParkedError](err); parked {
+		return &domain.Error{
+			Code: domain.Unavailable, Reason: "stream_parked", RetryAfter: time.Minute, Err: err,
+			Detail: "Something the token names has a history that this view can't follow. The operator has been told.",
+		}
+	}
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		return behind()
+	}
+	return err
+}
+
+func behind() error {
+	return &domain.Error{
+		Code: domain.Unavailable, Reason: "not_caught_up", RetryAfter: time.Second,
+		Detail: "What the token names is not to be seen here yet.",
+	}
+}
+
+// of keeps what a token says of one kind of stream: a view can't be waited for
+// to show what it does not follow.
+func of(token map[string]event.Revision, category string) map[string]event.Revision {
+	ours := make(map[string]event.Revision, len(token))
+	for stream, at := range token {
+		if event.Category(stream) == category {
+			ours[stream] = at
+		}
+	}
+	return ours
+}
+
+// one keeps what a token says of one stream.
+func one(token map[string]event.Revision, stream string) map[string]event.Revision {
+	if at, ok := token[stream]; ok {
+		return map[string]event.Revision{stream: at}
+	}
+	return nil
+}
+
+// find gives the document of one stream, once it is what the token names; ok
+// says whether there is one.
+func find[V any](ctx context.Context, a *api, view View[V], r *request, stream string) (doc projections.Doc[V], ok bool, err error) {
+	if err = a.await(ctx, view, one(r.token, stream)); err != nil {
+		return doc, false, err
+	}
+	docs, err := view.Get(ctx, []string{stream})
+	doc, ok = docs[stream]
+	return doc, ok, err
+}
