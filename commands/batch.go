@@ -66,11 +66,10 @@ func (l *lane[S, C, E]) decideOne(b *batch[S, C, E], c *call[S, C, E]) error {
 	if m := c.req.IfMatch; m != nil && *m != x.from-1 {
 		err = domain.Refuse(domain.Stale, "version_stale", "This is at version %d, not %d.", x.from-1, *m)
 	}
-	if err != nil {
-		c.err = err
-		return nil
+	if c.err = err; c.err == nil {
+		return l.add(b, x, events)
 	}
-	return l.add(b, x, events)
+	return nil
 }
 
 func sameBody(before, now string) error {

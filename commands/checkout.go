@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,8 +53,8 @@ func (s *Shop) Checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 		r.Correlation = string(c.Order)
 	}
 	if _, tried := s.begun.GetIfPresent(string(c.Order)); tried {
-		if p, found, err := s.recallPlaced(ctx, r, c.Order); found || err != nil {
-			return p, err
+		if p, found, rerr := s.recallPlaced(ctx, r, c.Order); found || rerr != nil {
+			return p, rerr
 		}
 	}
 	s.begun.Set(string(c.Order), struct{}{})
@@ -115,7 +115,7 @@ func (s *Shop) checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	if place.Address, err = s.sealer.Seal(ctx, c.Buyer, c.Address); err != nil {
 		return Placed{}, fmt.Errorf("seal the address of %s: %w", c.Order, err)
 	}
-	if err := s.holdAll(ctx, r, c, place.Attempt); err != nil {
+	if err = s.holdAll(ctx, r, c, place.Attempt); err != nil {
 		return Placed{}, err
 	}
 	done, err := s.orders.Create(ctx, string(c.Order), r, place)
@@ -123,7 +123,7 @@ func (s *Shop) checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	case err != nil && domain.CodeOf(err) == "", domain.CodeOf(err) == domain.Unavailable:
 		return Placed{}, err // it may yet stand, so its holds stay until the timer finds out
 	case err != nil, done.Repeated:
-		s.letGo(ctx, r, place.Attempt, c.Order, skus(c.Items), "not_placed")
+		s.letGo(ctx, place.Attempt, c.Order, skus(c.Items))
 	}
 	if err != nil {
 		return Placed{}, err
@@ -166,7 +166,7 @@ func (s *Shop) standAll(ctx context.Context, done Done[order.Event]) (Placed, er
 // Nobody else writes to its stream before, so this is safe to do again.
 func (s *Shop) placeSibling(ctx context.Context, first order.Placed, sib order.Sibling) (event.Revision, error) {
 	e := siblingPlaced(first, sib)
-	r := Request{Cause: "sibling/" + first.Order, Correlation: first.Checkout, Actor: "checkout"}
+	r := Request{Cause: "sibling/" + first.Order, Correlation: first.Checkout, Actor: "checkout", At: sib.At}
 	done, err := s.orders.Create(ctx, sib.Order, r, order.Place{
 		Order: e.Order, Checkout: e.Checkout, Buyer: e.Buyer, Seller: e.Seller, Currency: e.Currency,
 		Lines: e.Lines, Address: e.Address, Attempt: e.Attempt, Deadline: e.Deadline,
@@ -260,7 +260,7 @@ func (s *Shop) split(ctx context.Context, r Request, c Checkout, priced map[stri
 		if err != nil {
 			return order.Place{}, err
 		}
-		place.Siblings = append(place.Siblings, order.Sibling{Order: string(id), Seller: seller, Lines: lines[seller]})
+		place.Siblings = append(place.Siblings, order.Sibling{Order: string(id), Seller: seller, Lines: lines[seller], At: r.At})
 	}
 	return place, nil
 }
@@ -348,7 +348,7 @@ func (s *Shop) holdAll(ctx context.Context, r Request, c Checkout, attempt strin
 	if ctx.Err() != nil {
 		taken = names // some may have been taken without our hearing of it
 	}
-	s.letGo(ctx, r, attempt, c.Order, taken, "not_placed")
+	s.letGo(ctx, attempt, c.Order, taken)
 	return refused
 }
 
@@ -410,17 +410,17 @@ func (s *Shop) release(ctx context.Context, sku string, c inventory.Release) err
 
 // letGo releases what a run took and does not need. What can't be released now
 // the timer finds when it expires.
-func (s *Shop) letGo(ctx context.Context, r Request, attempt string, id orderid.ID, names []string, reason string) {
+func (s *Shop) letGo(ctx context.Context, attempt string, id orderid.ID, names []string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), waitForTurn)
 	defer cancel()
 	var g errgroup.Group
 	for _, sku := range names {
 		g.Go(func() error {
-			return s.release(ctx, sku, inventory.Release{Order: string(id), Attempt: attempt, Reason: reason})
+			return s.release(ctx, sku, inventory.Release{Order: string(id), Attempt: attempt, Reason: "not_placed"})
 		})
 	}
 	_ = g.Wait()
 }
 
 // keyOf names a thing of an order for ever: "<order>/<n>".
-func keyOf(id string, n int) string { return strings.Join([]string{id, fmt.Sprint(n)}, "/") }
+func keyOf(id string, n int) string { return id + "/" + strconv.Itoa(n) }

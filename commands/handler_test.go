@@ -46,11 +46,11 @@ func named(cause string) commands.Request { return commands.Request{Cause: cause
 
 func receive(n int64) inventory.Receive { return inventory.Receive{Quantity: n} }
 
-// history is what the store says of a stream.
-func history(tb testing.TB, s commands.Store, stream string) []event.Recorded {
+// history is what the store says of the stream that the tests write to.
+func history(tb testing.TB, s commands.Store) []event.Recorded {
 	tb.Helper()
 	var all []event.Recorded
-	for r, err := range s.Load(context.WithoutCancel(tb.Context()), stream, 0) {
+	for r, err := range s.Load(context.WithoutCancel(tb.Context()), "inventory-a", 0) {
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -93,7 +93,7 @@ func TestCommandsOfOneStreamShareAnAppend(t *testing.T) {
 	time.Sleep(20 * time.Millisecond) // they may queue up; fewer in the queue only makes more appends
 	close(g.open)
 	wg.Wait()
-	if n := len(history(t, g, "inventory-a")); n != 101 {
+	if n := len(history(t, g)); n != 101 {
 		t.Fatalf("%d events", n)
 	}
 	if n := g.appends.Load(); n > 5 {
@@ -125,8 +125,8 @@ func TestOneRefusedCommandDoesNotSpoilItsNeighbours(t *testing.T) {
 	}
 	close(g.open)
 	wg.Wait()
-	if refused.Load() != 10 || len(history(t, g, "inventory-a")) != 40 {
-		t.Fatalf("%d refused, %d stored", refused.Load(), len(history(t, g, "inventory-a")))
+	if refused.Load() != 10 || len(history(t, g)) != 40 {
+		t.Fatalf("%d refused, %d stored", refused.Load(), len(history(t, g)))
 	}
 }
 
@@ -170,7 +170,7 @@ func TestAnAppendOfUnknownOutcomeIsSentAgain(t *testing.T) {
 	if err != nil || done.Revision != 1 {
 		t.Fatalf("got %+v, %v", done, err)
 	}
-	if n := len(history(t, store, "inventory-a")); n != 1 {
+	if n := len(history(t, store)); n != 1 {
 		t.Fatalf("stored %d times", n)
 	}
 }
@@ -196,7 +196,7 @@ func TestARepeatedCommandIsAnsweredAgain(t *testing.T) {
 			t.Errorf("%s: another body: %v", name, err)
 		}
 	}
-	if n := len(history(t, store, "inventory-a")); n != 2 {
+	if n := len(history(t, store)); n != 2 {
 		t.Fatalf("%d events", n)
 	}
 }
@@ -287,7 +287,7 @@ func TestTooManyForOneStreamAreTurnedAwayAtOnce(t *testing.T) {
 	}
 	close(g.open)
 	wg.Wait()
-	if n := int64(len(history(t, g, "inventory-a"))); n+busy.Load() != 20 {
+	if n := int64(len(history(t, g))); n+busy.Load() != 20 {
 		t.Fatalf("%d stored, %d turned away", n, busy.Load())
 	}
 }
@@ -385,8 +385,7 @@ func TestEveryCommandIsDoneOnceWhateverFails(t *testing.T) {
 			for range 2 { // two clients with the same request
 				wg.Go(func() {
 					for {
-						_, err := h.Handle(context.Background(), "a", named(strconv.Itoa(i)), receive(1))
-						if err == nil {
+						if _, failed := h.Handle(context.Background(), "a", named(strconv.Itoa(i)), receive(1)); failed == nil {
 							return
 						}
 					}

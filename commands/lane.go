@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"cartwright/domain"
@@ -32,8 +33,7 @@ type call[S, C, E any] struct {
 	done     Done[E]
 	err      error
 
-	records int // events of the batch that are its own
-	copyOf  *decision[S, C, E]
+	copyOf *decision[S, C, E]
 }
 
 // fold is what a stream says so far, as far as it is known here.
@@ -114,7 +114,7 @@ func (l *lane[S, C, E]) putBack(calls []*call[S, C, E]) {
 	}
 	l.shard.mu.Lock()
 	defer l.shard.mu.Unlock()
-	l.queue = append(calls[:len(calls):len(calls)], l.queue...)
+	l.queue = append(slices.Clip(calls), l.queue...)
 }
 
 // serve decides calls, stores what is decided in one append, and answers them.
@@ -124,36 +124,51 @@ func (l *lane[S, C, E]) serve(ctx context.Context, calls []*call[S, C, E]) (rest
 	if len(calls) == 0 {
 		return nil
 	}
+	b, err := l.settled(ctx, calls)
+	if err != nil {
+		answerAll(calls, err)
+		return nil
+	}
+	l.answer(ctx, b)
+	return b.rest
+}
+
+// settled decides calls until the decisions stand: stored, or made on a state
+// that was the newest after the calls had come.
+func (l *lane[S, C, E]) settled(ctx context.Context, calls []*call[S, C, E]) (*batch[S, C, E], error) {
 	confirmed := false
 	if !l.fold.known && !onlyCreates(calls) {
 		if err := l.read(ctx); err != nil {
-			return answerAll(calls, err)
+			return nil, err
 		}
 		confirmed = true
 	}
-	for try := 0; ; try++ {
+	for try := range l.handler.spec.Attempts {
 		b, err := l.decideAll(calls)
 		if err == nil {
 			confirmed, err = l.settle(ctx, b, confirmed)
 		}
 		switch {
 		case err == nil && confirmed:
-			l.answer(ctx, b)
-			return b.rest
+			return b, nil
 		case err != nil && !errors.Is(err, event.ErrConflict):
 			l.forget()
-			return answerAll(calls, err)
-		case try+1 >= l.handler.spec.Attempts:
-			return answerAll(calls, errBusy)
-		}
-		if err != nil && try > 0 && !l.pause(time.Duration(1+rand.IntN(4<<min(try, 6)))*time.Millisecond) {
-			return answerAll(calls, errStopped)
+			return nil, err
+		case err != nil && try > 0 && !l.pause(jitter(try)):
+			return nil, errStopped
 		}
 		if err := l.read(ctx); err != nil {
-			return answerAll(calls, err)
+			return nil, err
 		}
 		confirmed = true
 	}
+	return nil, errBusy
+}
+
+// jitter is how long to wait after so many conflicts.
+func jitter(conflicts int) time.Duration {
+	const most = 256                                                                      // ms
+	return time.Duration(1+rand.IntN(min(4<<min(conflicts, 6), most))) * time.Millisecond //nolint:gosec // it spreads rivals, it guards nothing
 }
 
 var (
@@ -305,10 +320,9 @@ func onlyCreates[S, C, E any](calls []*call[S, C, E]) bool {
 	return true
 }
 
-func answerAll[S, C, E any](calls []*call[S, C, E], err error) []*call[S, C, E] {
+func answerAll[S, C, E any](calls []*call[S, C, E], err error) {
 	for _, c := range calls {
 		c.err = err
 		close(c.answered)
 	}
-	return nil
 }

@@ -172,6 +172,9 @@ func (s *Shop) holdMoney(ctx context.Context, r Request, open []order.Order) err
 func (s *Shop) payEach(ctx context.Context, r Request, p Paid, open []order.Order) (Paid, error) {
 	var refused error
 	for _, o := range open {
+		if o.ID != p.Checkout {
+			r.IfMatch = nil // the caller named a version of the checkout's first order
+		}
 		done, err := s.orders.Handle(ctx, o.ID, r, order.Pay{Amount: o.Total(), Currency: o.Currency, Method: methodBalance})
 		switch {
 		case err == nil:
@@ -179,7 +182,7 @@ func (s *Shop) payEach(ctx context.Context, r Request, p Paid, open []order.Orde
 			p.Repeated = p.Repeated || done.Repeated
 		case domain.CodeOf(err) == domain.Conflict && !errors.Is(err, event.ErrConflict):
 			refused = err
-			if err := s.freeMoney(ctx, o, "not_paid"); err != nil {
+			if err = s.freeMoney(ctx, o, "not_paid"); err != nil {
 				return Paid{}, err
 			}
 		default:

@@ -97,12 +97,24 @@ func applyPlaced(o *Order, e Placed) error {
 	o.ID, o.Checkout, o.Buyer, o.Seller = e.Order, e.Checkout, e.Buyer, e.Seller
 	o.Currency, o.Attempt, o.Deadline = e.Currency, e.Attempt, e.Deadline.UTC()
 	o.Address = someOrNil(e.Address)
-	o.Siblings = someOrNil(e.Siblings)
+	o.Siblings = inUTC(e.Siblings)
 	o.Lines = make([]Item, len(e.Lines))
 	for i, l := range e.Lines {
 		o.Lines[i].Line = l
 	}
 	return nil
+}
+
+// inUTC is the siblings with their times as JSON gives them back.
+func inUTC(siblings []Sibling) []Sibling {
+	if len(siblings) == 0 {
+		return nil
+	}
+	siblings = slices.Clone(siblings) // the event keeps its own
+	for i := range siblings {
+		siblings[i].At = siblings[i].At.UTC()
+	}
+	return siblings
 }
 
 // someOrNil is s, or nil if s is empty: the state's JSON knows no other empty.
@@ -286,7 +298,7 @@ func possibleRefund(o *Order, e RefundIssued) error {
 		return fmt.Errorf("its lines sum to %d, not %d", sum, e.Amount)
 	case sum == 0 && units == 0:
 		return errors.New("it gives nothing back")
-	case e.Cancellation != nil && (o.Status != StatusPaid || o.anyShipped() || units != o.unitsToShip() || sum != o.Paid-o.RefundedAmount()):
+	case e.Cancellation != nil && (o.anyShipped() || units != o.unitsToShip() || sum != o.Paid-o.RefundedAmount()):
 		return errors.New("it cancels the order and does not give back all of it")
 	}
 	return nil

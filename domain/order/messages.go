@@ -20,9 +20,10 @@ type Line struct {
 // A Sibling is another seller's order of the same checkout. The checkout's
 // first order records them all, so that whoever finds it can append the rest.
 type Sibling struct {
-	Order  string `json:"order"`
-	Seller string `json:"seller"`
-	Lines  []Line `json:"lines"`
+	Order  string    `json:"order"`
+	Seller string    `json:"seller"`
+	Lines  []Line    `json:"lines"`
+	At     time.Time `json:"at,omitzero"` // when it was placed, where an import says so
 }
 
 // A Part is some of a line.

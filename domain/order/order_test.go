@@ -343,6 +343,7 @@ func TestChangingTheAddress(t *testing.T) {
 		{says: "before payment", past: isPlaced, when: move, then: past(moved)},
 		{says: "after payment", past: isPaid, when: move, then: past(moved)},
 		{says: "to the same changes nothing", past: then(isPaid, moved), when: move},
+		{says: "nor to where it was placed for", past: isPaid, when: order.ChangeAddress{Address: []byte("sealed")}},
 		{says: "not once something is packed", past: isPacked, when: move, code: domain.Conflict, reason: "already_packed"},
 		{says: "not once something has shipped", past: isPartly, when: move, code: domain.Conflict, reason: "already_packed"},
 		{says: "again when it was taken apart", past: then(isPacked, order.ParcelUnpacked{Parcel: 1}), when: move, then: past(moved)},

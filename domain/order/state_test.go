@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"reflect"
 	"testing"
+	"time"
 
 	"cartwright/domain/domaintest"
 	"cartwright/domain/order"
@@ -134,13 +135,20 @@ func TestWhatAnOrderRemembers(t *testing.T) {
 func TestStateSurvivesJSON(t *testing.T) {
 	empty := placed
 	empty.Address, empty.Siblings = []byte{}, []order.Sibling{}
+	abroad := placed
+	at := deadline.In(time.FixedZone("", 8*3600))
+	abroad.Deadline, abroad.Siblings = at, []order.Sibling{{Order: second, Seller: "s2", Lines: lines, At: at}}
 	for name, past := range map[string][]order.Event{
-		"nothing": nil, "placed": isPlaced, "placed with what is empty": past(empty), "paid": isPaid, "packed": isPacked,
+		"placed in another zone": past(abroad),
+		"nothing":                nil, "placed": isPlaced, "placed with what is empty": past(empty), "paid": isPaid, "packed": isPacked,
 		"partly": isPartly, "corrected": then(isPartly, waybill(1, 2, "456")), "completed": isCompleted, "cancelled": isCancelled,
 		"given up": isGivenUp, "refunded": isRefunded,
 		"moved to nowhere": past(placed, order.AddressChanged{Address: []byte{}}),
 	} {
 		survives(t, name, lived(t, past))
+	}
+	if zone := abroad.Siblings[0].At.Location(); zone == time.UTC {
+		t.Error("the event was changed")
 	}
 }
 

@@ -64,7 +64,7 @@ func TestAFailingReactionHoldsUpOnlyItsStream(t *testing.T) {
 	for i := range 10 {
 		for rev := range 3 {
 			batch = append(batch, event.Recorded{
-				Stream: "order-" + strconv.Itoa(i), Revision: event.Revision(rev + 1), Position: uint64(len(batch) + 1), //nolint:gosec // small
+				Stream: "order-" + strconv.Itoa(i), Revision: event.Revision(rev + 1), Position: uint64(len(batch) + 1),
 				ID: strconv.Itoa(len(batch)), Name: "order.paid", Version: 1, Data: []byte(`{"amount":1}`), Created: time.Now(),
 			})
 		}
@@ -89,8 +89,8 @@ func TestAFailingReactionHoldsUpOnlyItsStream(t *testing.T) {
 	if s := r.Status(); s.Failed != 3 {
 		t.Errorf("%d failures", s.Failed)
 	}
-	for _, close := range []func() error{sub.Close, pub.Close, node.Close} {
-		if err := close(); err != nil {
+	for _, end := range []func() error{sub.Close, pub.Close, node.Close} {
+		if err := end(); err != nil {
 			t.Error(err)
 		}
 	}

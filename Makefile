@@ -1,0 +1,50 @@
+# `make` formats, lints and tests. `make help` lists the targets.
+#
+# golangci-lint runs by pinned version from the module proxy, so that it is no
+# part of go.mod. It is built the first time, which takes two minutes or more;
+# after that it comes from the build cache. It formats too, so that what `make
+# fmt` writes is what `make lint` wants.
+
+GO            ?= go
+GOLANGCI_LINT := $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+PKG          ?= ./...
+TESTFLAGS    ?=
+RAPID_CHECKS ?= 30
+SOAK_CHECKS  ?= 5000
+SOAK_TIMEOUT ?= 4h
+BENCH        ?= .
+BENCHTIME    ?= 1s
+BENCHCOUNT   ?= 1
+
+.PHONY: all fmt lint vet test soak bench build clean help
+.DEFAULT_GOAL := all
+
+all: fmt lint test ## format, lint and test (what `make` alone does)
+
+fmt: ## format all Go files: gofumpt, and imports in three groups
+	$(GOLANGCI_LINT) fmt
+
+lint: ## run the linters chosen in .golangci.yml
+	$(GOLANGCI_LINT) run $(PKG)
+
+vet: ## a quick look by the compiler's own checker
+	$(GO) vet $(PKG)
+
+test: ## run all tests under the race detector, laws with RAPID_CHECKS cases each
+	RAPID_CHECKS=$(RAPID_CHECKS) $(GO) test -race -timeout 20m $(TESTFLAGS) $(PKG)
+
+soak: ## run all tests with SOAK_CHECKS cases a law: for a night
+	RAPID_CHECKS=$(SOAK_CHECKS) $(GO) test -count=1 -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) $(PKG)
+
+bench: ## run the benchmarks named by BENCH, BENCHCOUNT times
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(TESTFLAGS) $(PKG)
+
+build: ## build the binary ./cartwright
+	$(GO) build -trimpath -o cartwright .
+
+clean: ## remove what building and profiling left, but no data
+	rm -f cartwright *.prof *.test
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"cartwright/infra/esdbnode"
+	"cartwright/infra/esdbstore"
+)
+
+// An eventLog is the way to the event log: a cluster, another process's node,
+// or a node of this process's own.
+type eventLog struct {
+	*esdbstore.Store
+	node    *esdbnode.Node // nil if it is not ours
+	serving chan error
+}
+
+// openLog connects to the cluster that is configured, or opens the log in the
+// folder that this process owns.
+func openLog(ctx context.Context, cfg config, f *folder, log *slog.Logger) (*eventLog, error) {
+	if cfg.EventStore != "" {
+		return connectLog(ctx, cfg.EventStore, log)
+	}
+	node, err := esdbnode.Open(esdbnode.Options{Dir: f.path + "/eventstore", Log: log})
+	if err != nil {
+		return nil, err
+	}
+	l := &eventLog{node: node, serving: make(chan error, 1)}
+	socket, err := f.socket("node.sock")
+	if err != nil {
+		return nil, errors.Join(err, node.Close(ctx))
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "unix", socket)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", socket, err), node.Close(ctx))
+	}
+	go func() { l.serving <- node.Serve(listener) }()
+	if l.Store, err = esdbstore.Open(ctx, "unix://"+socket, log); err != nil {
+		return nil, errors.Join(err, l.close(ctx))
+	}
+	return l, nil
+}
+
+func connectLog(ctx context.Context, uri string, log *slog.Logger) (*eventLog, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	store, err := esdbstore.Open(ctx, uri, log)
+	if err != nil {
+		return nil, err
+	}
+	return &eventLog{Store: store}, nil
+}
+
+// close closes the client, then the node, which waits for what is under way.
+func (l *eventLog) close(ctx context.Context) error {
+	var errs []error
+	if l.Store != nil {
+		errs = append(errs, l.Close())
+	}
+	if l.node != nil {
+		errs = append(errs, l.node.Close(ctx), <-l.serving)
+	}
+	return errors.Join(errs...)
+}
+
+// visitLog opens the log for a tool: the cluster's, the owner's over its
+// socket, or the folder's own when nobody owns it.
+func visitLog(ctx context.Context, cfg config, log *slog.Logger) (*eventLog, func(context.Context) error, error) {
+	if cfg.EventStore != "" {
+		l, err := connectLog(ctx, cfg.EventStore, log)
+		return l, closeOf(l), err
+	}
+	f, err := own(cfg.Data)
+	if errors.Is(err, errOwned) {
+		socket, serr := ownerSocket(cfg.Data, "node.sock")
+		if serr != nil {
+			return nil, nil, serr
+		}
+		l, cerr := connectLog(ctx, "unix://"+socket, log)
+		return l, closeOf(l), cerr
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := openLog(ctx, cfg, f, log)
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return l, func(ctx context.Context) error { return errors.Join(l.close(ctx), f.Close()) }, nil
+}
+
+func closeOf(l *eventLog) func(context.Context) error {
+	if l == nil {
+		return nil
+	}
+	return l.close
+}

@@ -1,0 +1,18 @@
+package main
+
+import (
+	"cartwright/infra/keyring"
+	"cartwright/readapi"
+)
+
+// reads is what the query API reads from: lists, sums and statements from the
+// index, single documents from the documents.
+func (r *running) reads() readapi.Config {
+	return readapi.Config{
+		Log: r.log, CursorSecret: r.secret("cursor"),
+		Buyers: r.views.buyers, Index: r.views.index.Orders(), Stock: r.views.stock, Offers: r.views.offers,
+		Accounts: r.views.index.Accounts(),
+		Store:    r.store, Events: r.events, Keys: r.ring, Erased: keyring.ErrErased,
+		Flushed: r.views.set.Flushed,
+	}
+}

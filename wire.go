@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"cartwright/commands"
+	"cartwright/domain/event"
+	"cartwright/infra/kafkabus"
+	"cartwright/infra/kafkanode"
+	"cartwright/infra/keyring"
+)
+
+// needs says what a part cannot do without.
+type needs struct{ log, bus, views, shop bool }
+
+func (n needs) with(o needs) needs {
+	return needs{n.log || o.log, n.bus || o.bus, n.views || o.views, n.shop || o.shop}
+}
+
+// A system is everything that is open in this process. What a process does not
+// need stays nil.
+type system struct {
+	cfg    config
+	log    *slog.Logger
+	events *event.Registry
+	master []byte
+
+	folder  *folder // nil where another process owns it, or none is needed
+	store   *eventLog
+	broker  *kafkanode.Node // nil where the bus is not ours
+	brokers []string
+	views   *views
+	ring    *keyring.Ring
+	shop    *commands.Shop
+
+	closers []func(context.Context) error // in the order of opening
+}
+
+func (s *system) opened(undo func(context.Context) error) { s.closers = append(s.closers, undo) }
+
+// close closes everything in the reverse order of opening.
+func (s *system) close(ctx context.Context) error {
+	var errs []error
+	for _, undo := range slices.Backward(s.closers) {
+		errs = append(errs, undo(ctx))
+	}
+	s.closers = nil
+	return errors.Join(errs...)
+}
+
+// openSystem opens what is needed, or nothing.
+func openSystem(ctx context.Context, cfg config, need needs) (_ *system, err error) {
+	if err = cfg.check(); err != nil {
+		return nil, usage(err)
+	}
+	s := &system{cfg: cfg, log: cfg.logger()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close(context.WithoutCancel(ctx)))
+		}
+	}()
+	if s.events, err = commands.Events(); err != nil {
+		return nil, err
+	}
+	for _, step := range []func(context.Context, needs) error{s.openFolder, s.openLog, s.openBus, s.openViews, s.openShop} {
+		if err := step(ctx, need); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// openFolder takes the data folder. Where another process has it, this one
+// works through that one's doors, as far as there are any.
+func (s *system) openFolder(_ context.Context, need needs) error {
+	f, err := own(s.cfg.Data)
+	if err == nil {
+		s.folder = f
+		s.opened(func(context.Context) error { return f.Close() })
+		return nil
+	}
+	if !errors.Is(err, errOwned) {
+		return err
+	}
+	if need.views {
+		return fmt.Errorf("views in Pebble and SQLite belong to one process: stop it, or give this part a folder of its own with --data: %w", err)
+	}
+	if need.log && s.cfg.EventStore == "" {
+		socket, err := ownerSocket(s.cfg.Data, "node.sock")
+		if err != nil {
+			return err
+		}
+		s.cfg.EventStore = "unix://" + socket
+	}
+	if need.bus && len(s.cfg.Kafka) == 0 {
+		addr, err := ownerSays(s.cfg.Data, "kafka")
+		if err != nil {
+			return err
+		}
+		s.cfg.Kafka = []string{addr}
+	}
+	return nil
+}
+
+func (s *system) openLog(ctx context.Context, need needs) (err error) {
+	if !need.log {
+		return nil
+	}
+	if s.store, err = openLog(ctx, s.cfg, s.folder, s.log); err != nil {
+		return err
+	}
+	s.opened(s.store.close)
+	return nil
+}
+
+func (s *system) openBus(ctx context.Context, need needs) (err error) {
+	if !need.bus {
+		return nil
+	}
+	s.brokers = s.cfg.Kafka
+	if len(s.brokers) == 0 {
+		s.broker, err = kafkanode.Open(kafkanode.Options{ //nolint:contextcheck // a repair that has begun is finished
+			Dir: s.folder.path + "/kafka", Log: s.log, Topic: topic, Partitions: partitions,
+		})
+		if err != nil {
+			return err
+		}
+		s.opened(func(context.Context) error { return s.broker.Close() })
+		s.brokers = []string{s.broker.Addr()}
+		if err = s.folder.write("kafka", s.broker.Addr()); err != nil {
+			return err
+		}
+	}
+	return kafkabus.EnsureTopic(ctx, s.bus(""), partitions, 1)
+}
+
+// bus is how to reach the topic as a member of a group.
+func (s *system) bus(group string) kafkabus.Config {
+	return kafkabus.Config{Brokers: s.brokers, Topic: topic, Group: group, Log: s.log}
+}
+
+func (s *system) openViews(ctx context.Context, need needs) (err error) {
+	if !need.views {
+		return nil
+	}
+	if s.views, err = openViews(ctx, s.folder, s.log, s.events, s.store); err != nil {
+		return err
+	}
+	s.opened(func(context.Context) error { return s.views.close() })
+	return nil
+}
+
+func (s *system) openShop(_ context.Context, need needs) (err error) {
+	if !need.shop && !need.views {
+		return nil
+	}
+	if err = s.openRing(); err != nil {
+		return err
+	}
+	if !need.shop {
+		return nil
+	}
+	s.shop, err = commands.Open(commands.Setup{Store: s.store, Sealer: s.ring, PayWithin: s.cfg.PayWithin})
+	if err != nil {
+		return err
+	}
+	s.opened(func(context.Context) error { s.shop.Close(); return nil })
+	return nil
+}
+
+// openRing reads the master key. It is made only in a folder of our own.
+func (s *system) openRing() (err error) {
+	path, ours := s.cfg.MasterKey, false
+	if path == "" {
+		path, ours = s.cfg.path("master.key"), s.folder != nil
+	}
+	if s.master, err = keyring.MasterKey(path, ours); err != nil {
+		return err
+	}
+	s.ring, err = keyring.New(s.store, s.master)
+	return err
+}
+
+// secret derives a secret for one purpose from the master key, so that there is
+// one thing to keep.
+func (s *system) secret(purpose string) []byte {
+	mac := hmac.New(sha256.New, s.master)
+	_, _ = mac.Write([]byte("cartwright " + purpose))
+	return mac.Sum(nil)
+}
