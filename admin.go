@@ -248,11 +248,12 @@ func (s *system) redrive(ctx context.Context, v viewTool, stream string, tell fu
 		if stream != "" && p.Stream != stream {
 			continue
 		}
-		if err := v.redrive(ctx, p.Stream); err != nil {
+		err := v.redrive(ctx, p.Stream)
+		if _, still := errors.AsType[*projections.ParkedError](err); err != nil && !still {
 			return err
 		}
 	}
-	return tellParked(ctx, v, tell)
+	return tellParked(ctx, v, tell) // what is still wrong
 }
 
 // ask carries out a job where the views are: in the process that owns the data

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -58,12 +57,12 @@ func openViews(ctx context.Context, f *folder, log *slog.Logger, events *event.R
 	}
 	v.set = projections.NewSet(events)
 	orders, accounts := v.index.Orders(), v.index.Accounts()
-	addView(v, events, l, projections.OrdersView(), orders, func() liveView[projections.Order] { return orders.Live() })
-	addView(v, events, l, projections.AccountsView(), accounts, func() liveView[projections.Account] { return accounts.Live() })
-	addView(v, events, l, projections.BuyersView(), v.buyers, func() liveView[projections.Order] { return v.buyers.Live() })
-	addView(v, events, l, projections.StockView(), v.stock, func() liveView[projections.Stock] { return v.stock.Live() })
-	addView(v, events, l, projections.OffersView(), v.offers, func() liveView[projections.Offer] { return v.offers.Live() })
-	addView(v, events, l, projections.DeadlinesView(), v.deadlines, func() liveView[projections.Timer] { return v.deadlines.Live() })
+	addView(v, events, l, projections.OrdersView(), orders, func() liveView[projections.Order] { return orders.Live() }, orders.Audit)
+	addView(v, events, l, projections.AccountsView(), accounts, func() liveView[projections.Account] { return accounts.Live() }, accounts.Audit)
+	addView(v, events, l, projections.BuyersView(), v.buyers, func() liveView[projections.Order] { return v.buyers.Live() }, nil)
+	addView(v, events, l, projections.StockView(), v.stock, func() liveView[projections.Stock] { return v.stock.Live() }, nil)
+	addView(v, events, l, projections.OffersView(), v.offers, func() liveView[projections.Offer] { return v.offers.Live() }, nil)
+	addView(v, events, l, projections.DeadlinesView(), v.deadlines, func() liveView[projections.Timer] { return v.deadlines.Live() }, nil)
 	return v, nil
 }
 
@@ -137,9 +136,12 @@ type verifyJob struct {
 // verifyPatience is how long a document may be behind its stream while it is verified.
 const verifyPatience = 5 * time.Second
 
+// auditor compares what an engine keeps beside documents (sums, indices) with the documents.
+type auditor func(context.Context, func(projections.Difference) error) error
+
 // addView makes the projector of a view a member of the set, and its tools.
 func addView[V any](v *views, events *event.Registry, l projections.Log, view projections.View[V],
-	generations projections.Generations[V], live func() liveView[V],
+	generations projections.Generations[V], live func() liveView[V], audit auditor,
 ) {
 	projector := func(g liveView[V]) *projections.Projector[V] {
 		return &projections.Projector[V]{View: view, Events: events, Log: l, Views: g, Parking: g, Keep: keptDocs}
@@ -155,32 +157,21 @@ func addView[V any](v *views, events *event.Registry, l projections.Log, view pr
 			return done.Progress, err
 		},
 		verify: func(ctx context.Context, job verifyJob) (projections.Verified, error) {
-			return projections.Verification[V]{
+			sum, err := projections.Verification[V]{
 				View: view, Events: events, Log: l, Source: job.source, Docs: live(), Patience: verifyPatience, Report: job.report,
 			}.Run(ctx)
+			if err != nil || audit == nil {
+				return sum, err
+			}
+			err = audit(ctx, func(d projections.Difference) error {
+				sum.Differences++
+				return job.report(d)
+			})
+			return sum, err
 		},
 		parked: func(ctx context.Context) ([]projections.Parked, error) { return live().AllParked(ctx) },
 		redrive: func(ctx context.Context, stream string) error {
-			return redrive(ctx, projector(live()), events, stream)
+			return projector(live()).Redrive(ctx, stream)
 		},
 	})
-}
-
-// redrive makes a projector follow a parked stream again, from the log.
-func redrive[V any](ctx context.Context, p *projections.Projector[V], events *event.Registry, stream string) error {
-	if err := p.Parking.Unpark(ctx, []string{stream}); err != nil {
-		return err
-	}
-	docs, err := p.Views.Get(ctx, []string{stream})
-	if err != nil {
-		return err
-	}
-	var batch []projections.Decoded
-	for r, err := range p.Log.Load(ctx, stream, docs[stream].Revision) {
-		if err != nil {
-			return fmt.Errorf("load %s: %w", stream, err)
-		}
-		batch = append(batch, projections.Decode(events, r))
-	}
-	return p.Apply(ctx, batch)
 }

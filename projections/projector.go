@@ -23,7 +23,8 @@
 // A rebuild writes a new generation beside the live one and heals gaps like any
 // projector, so that live events may run ahead of it. Not chosen: leaving live
 // events to the rebuild while it is behind them, which loses an event that is in
-// the rebuild's hands, not yet written, when the next one arrives.
+// the rebuild's hands, not yet written, when the next one arrives
+// (TestALiveEventAheadOfTheRebuildIsNotLost).
 package projections
 
 import (

@@ -46,7 +46,7 @@ type Rebuild[V any] struct {
 	Live *Set
 
 	Workers  int            // 1 if not set
-	Batch    int            // events a worker takes at once; 500 if not set
+	Batch    int            // events a worker takes at once; 2000 if not set
 	Keep     int            // documents that are remembered between batches
 	Park     bool           // park corrupt streams in the new generation, and go on
 	Progress func(Progress) // called now and then, from one goroutine; may be nil
@@ -171,7 +171,7 @@ func (r Rebuild[V]) feed(ctx context.Context, p *Projector[V]) (Progress, error)
 	defer cancel(nil)
 	f := &feeder{begun: time.Now(), seed: maphash.MakeSeed(), full: r.Batch, report: r.Progress}
 	if f.full <= 0 {
-		f.full = 500
+		f.full = 2000 // more makes cheaper writes, and live ones wait longer behind each
 	}
 	f.start(max(1, r.Workers), func(batch []event.Recorded) error {
 		decoded := make([]Decoded, len(batch))

@@ -118,7 +118,7 @@ func timersAdd(t *rapid.T, f *folding[projections.Timer], e any) {
 
 func drawStock(tb testing.TB, t *rapid.T, i int) inventory.Command {
 	tb.Helper()
-	id := orderID(tb, rapid.IntRange(0, 4).Draw(t, "order"), "b")
+	id := orderID(tb, rapid.IntRange(0, 4).Draw(t, "order"))
 	q := rapid.Int64Range(1, 5).Draw(t, "quantity")
 	key := fmt.Sprintf("%s/%d", id, i)
 	return rapid.SampledFrom([]inventory.Command{
