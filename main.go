@@ -30,7 +30,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	cmd, err := newCommand() //nolint:contextcheck // commands take the context they are executed with
+	cmd, err := newCommand()
 	if err == nil {
 		cmd.SetArgs(args)
 		err = cmd.ExecuteContext(ctx)
