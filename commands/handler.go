@@ -190,8 +190,9 @@ func (h *Handler[S, C, E]) send(ctx context.Context, id string, c *call[S, C, E]
 	}
 	select {
 	case <-c.answered:
-		c.done.Stream = stream
-		return c.done, c.err
+		done := c.done // whoever asked for the same may still read c's
+		done.Stream = stream
+		return done, c.err
 	case <-ctx.Done():
 		return Done[E]{Stream: stream}, fmt.Errorf("wait for %s: %w", stream, ctx.Err())
 	}
