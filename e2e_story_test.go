@@ -63,6 +63,10 @@ func TestTheWalkThroughOfTheREADME(t *testing.T) {
 	if out, code := tool(t, "verify", "--data", s.data); code != 0 {
 		t.Errorf("verify: %d: %s", code, out)
 	}
+	eventually(t, "the views have told the bus that they have read everything", func() bool {
+		out, code := tool(t, "status", "--data", s.data, "--json")
+		return code == 0 && strings.Contains(out, `"bus_lag":0`)
+	})
 	s.stop()
 }
 

@@ -141,6 +141,37 @@ func showVerified(w io.Writer, n news) error {
 	return err
 }
 
+func newStatusCommand(cfg config) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show how far the relay, the views and the processes are",
+		Long: `Show where the log ends, how far it is on the bus, how many events the views have
+still to read, and what the processes did since the start of the process that
+owns the data folder.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return askOwner(cmd.Context(), cfg, job{Do: "status"}, teller(cmd, asJSON, showStatus))
+		},
+	}
+	cfg.dataFlag(cmd.Flags())
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func showStatus(w io.Writer, n news) error {
+	s := n.Status
+	if s == nil {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "event log    position %d\nrelay        position %d, oldest event waits %s\nviews        position %d, %d events to read\n"+
+		"processes    %d reactions, %d failures\n", s.Head, s.Relayed, s.RelayLag, s.ViewsAt, s.BusLag, s.Reactions, s.Failures)
+	if err == nil && s.RelaySaid != "" {
+		_, err = fmt.Fprintf(w, "relay's last error: %s\n", s.RelaySaid)
+	}
+	return err
+}
+
 func newParkCommand(cfg config) *cobra.Command {
 	park := &cobra.Command{
 		Use:   "park",

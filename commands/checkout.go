@@ -44,6 +44,12 @@ func (s *Shop) Checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	if err := checkCart(c); err != nil {
 		return Placed{}, err
 	}
+	// A cause is looked for in its order's stream. With another order's id it
+	// would be another command there, so what placed what is kept in mind too,
+	// as far as this process has seen it.
+	if id, known := s.placed.GetIfPresent(r.Cause); known && id != string(c.Order) {
+		return Placed{}, sameBody(id, string(c.Order))
+	}
 	free, err := s.turn(ctx, string(c.Order))
 	if err != nil {
 		return Placed{}, err
@@ -59,6 +65,9 @@ func (s *Shop) Checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	}
 	s.begun.Set(string(c.Order), struct{}{})
 	p, err := s.checkout(ctx, r, c)
+	if err == nil {
+		s.placed.Set(r.Cause, string(c.Order))
+	}
 	if err == nil || domain.CodeOf(err) == "" || domain.CodeOf(err) == domain.Unavailable {
 		return p, err
 	}

@@ -25,6 +25,10 @@ type Sealer interface {
 	Seal(ctx context.Context, buyer string, a personal.Address) ([]byte, error)
 }
 
+// checkoutsKnown is how many checkouts a process has in mind, to answer their
+// repeats with less work; the streams know them all.
+const checkoutsKnown = 100_000
+
 // PayWithin is how long a checkout holds its stock while it waits for money.
 const PayWithin = 30 * time.Minute
 
@@ -44,6 +48,7 @@ type Shop struct {
 	draw      *drawer
 	busy      keyedLocks
 	begun     *otter.Cache[string, struct{}] // order ids whose checkout was tried in this process
+	placed    *otter.Cache[string, string]   // order ids, by the cause that placed them
 
 	orders   *Handler[order.Order, order.Command, order.Event]
 	stock    *Handler[inventory.Stock, inventory.Command, inventory.Event]
@@ -78,11 +83,15 @@ func Open(s Setup) (*Shop, error) {
 	if err != nil {
 		return nil, err
 	}
-	begun, err := otter.New(&otter.Options[string, struct{}]{MaximumSize: 100_000})
+	begun, err := otter.New(&otter.Options[string, struct{}]{MaximumSize: checkoutsKnown})
 	if err != nil {
 		return nil, fmt.Errorf("cache of begun checkouts: %w", err)
 	}
-	shop := &Shop{sealer: s.Sealer, now: s.Now, payWithin: s.PayWithin, draw: newDrawer(s.Now), begun: begun}
+	placed, err := otter.New(&otter.Options[string, string]{MaximumSize: checkoutsKnown})
+	if err != nil {
+		return nil, fmt.Errorf("cache of placed checkouts: %w", err)
+	}
+	shop := &Shop{sealer: s.Sealer, now: s.Now, payWithin: s.PayWithin, draw: newDrawer(s.Now), begun: begun, placed: placed}
 	return shop, errors.Join(
 		open(&shop.orders, s, events, "order", order.Decider, nil),
 		open(&shop.stock, s, events, "inventory", inventory.Decider, reservationEvent),

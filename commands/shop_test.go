@@ -283,6 +283,10 @@ func TestOneRequestSentManyTimesMakesOneOrder(t *testing.T) {
 	if domain.ReasonOf(err) != "idempotency_key_reused" {
 		t.Fatalf("another body: %v", err)
 	}
+	_, err = w.Checkout(w.ctx(), commands.Request{Cause: "c", Digest: "another"}, cart(w.id(), commands.Item{SKU: "a", Quantity: 1}))
+	if domain.ReasonOf(err) != "idempotency_key_reused" {
+		t.Fatalf("another order's id: %v", err)
+	}
 	_, err = w.Checkout(w.ctx(), named("c2"), cart(id, commands.Item{SKU: "a", Quantity: 2}))
 	if domain.ReasonOf(err) != "order_exists" {
 		t.Fatalf("a taken id: %v", err)
