@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/gofrs/flock"
 )
@@ -38,6 +40,25 @@ func own(path string) (*folder, error) {
 		return nil, fmt.Errorf("%s: %w", abs, errOwned)
 	}
 	return &folder{path: abs, lock: lock}, nil
+}
+
+// handover is how long a part waits for the folder of a process that is ending.
+const handover = 3 * time.Second
+
+// ownSoon takes the folder from a process that is just ending, such as one that
+// was killed a moment ago.
+func ownSoon(ctx context.Context, path string) (*folder, error) {
+	for deadline := time.Now().Add(handover); ; {
+		f, err := own(path)
+		if !errors.Is(err, errOwned) || time.Now().After(deadline) {
+			return f, err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 func (f *folder) run(name string) string { return runFile(f.path, name) }

@@ -37,7 +37,7 @@ type part struct {
 }
 
 func (p part) needs() needs {
-	n := needs{log: true}
+	n := needs{log: true, stays: true}
 	if p.write {
 		n = n.with(needs{shop: true})
 	}

@@ -17,10 +17,13 @@ import (
 )
 
 // needs says what a part cannot do without.
-type needs struct{ log, bus, views, shop bool }
+type needs struct {
+	log, bus, views, shop bool
+	stays                 bool // it is no tool that is done in a moment
+}
 
 func (n needs) with(o needs) needs {
-	return needs{n.log || o.log, n.bus || o.bus, n.views || o.views, n.shop || o.shop}
+	return needs{n.log || o.log, n.bus || o.bus, n.views || o.views, n.shop || o.shop, n.stays || o.stays}
 }
 
 // A system is everything that is open in this process. What a process does not
@@ -78,8 +81,12 @@ func openSystem(ctx context.Context, cfg config, need needs) (_ *system, err err
 
 // openFolder takes the data folder. Where another process has it, this one
 // works through that one's doors, as far as there are any.
-func (s *system) openFolder(_ context.Context, need needs) error {
-	f, err := own(s.cfg.Data)
+func (s *system) openFolder(ctx context.Context, need needs) error {
+	take := func(string) (*folder, error) { return own(s.cfg.Data) }
+	if need.stays && need.views {
+		take = func(path string) (*folder, error) { return ownSoon(ctx, path) }
+	}
+	f, err := take(s.cfg.Data)
 	if err == nil {
 		s.folder = f
 		s.opened(func(context.Context) error { return f.Close() })
