@@ -207,7 +207,6 @@ func (s *system) replay(ctx context.Context, v viewTool, j job, tell func(news) 
 			Events: p.Events, Streams: p.Streams, Position: p.Position, Head: head, Rate: p.Rate(), Seconds: p.Elapsed.Seconds(),
 		}})
 	}
-	// Not the request's context: a rebuild that has begun is finished, whoever listens.
 	_, err = v.replay(ctx, replayJob{source: s.store, workers: max(1, j.Workers), park: j.Park, progress: report})
 	if poison, ok := errors.AsType[*projections.PoisonError](err); ok {
 		return errors.Join(tell(news{View: v.name, Poison: poison}), err)

@@ -21,7 +21,7 @@ func newBenchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench SCENARIO",
 		Short: "Measure a running server through its public API",
-		Args:  cobra.NoArgs,
+		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			return usage(errors.New("which scenario? (cartwright bench -h lists them)"))
 		},

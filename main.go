@@ -73,7 +73,7 @@ Every setting is a flag or an environment variable; -h on each command names bot
 		RunE: func(*cobra.Command, []string) error {
 			return usage(errors.New("which command? (cartwright -h lists them)"))
 		},
-		Args: cobra.NoArgs,
+		Args: usageArgs(cobra.NoArgs),
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	root.AddCommand(newPartCommands(cfg)...)

@@ -1,9 +1,15 @@
 package main
 
 import (
+	"time"
+
 	"cartwright/infra/keyring"
 	"cartwright/readapi"
 )
+
+// tokenWait is how long a query waits for what its token names, before it tells
+// its reader to come again.
+const tokenWait = 5 * time.Second
 
 // reads is what the query API reads from: lists, sums and statements from the
 // index, single documents from the documents.
@@ -13,6 +19,6 @@ func (r *running) reads() readapi.Config {
 		Buyers: r.views.buyers, Index: r.views.index.Orders(), Stock: r.views.stock, Offers: r.views.offers,
 		Accounts: r.views.index.Accounts(),
 		Store:    r.store, Events: r.events, Keys: r.ring, Erased: keyring.ErrErased,
-		Flushed: r.views.set.Flushed,
+		Flushed: r.views.set.Flushed, Wait: tokenWait,
 	}
 }

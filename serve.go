@@ -97,7 +97,7 @@ func newPartCommands(cfg config) []*cobra.Command {
 	for i, p := range parts {
 		c := cfg
 		cmds[i] = &cobra.Command{
-			Use: p.name, Short: p.short, Long: p.long, Args: cobra.NoArgs,
+			Use: p.name, Short: p.short, Long: p.long, Args: usageArgs(cobra.NoArgs),
 		}
 		flags := cmds[i].Flags()
 		c.backendFlags(flags)

@@ -42,7 +42,7 @@ all others are served.
   cartwright replay --view all --park
 
 It asks the process that owns the data folder, or opens the folder when nobody does.`,
-		Args: cobra.NoArgs,
+		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(j.Views) == 0 {
 				return usage(errors.New("which view? --view NAME, or --view all"))
@@ -108,7 +108,7 @@ parked. The exit code is 3 when there are any. It may run while orders come in:
 what is only on its way is no difference.
 
 It asks the process that owns the data folder, or opens the folder when nobody does.`,
-		Args: cobra.NoArgs,
+		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			differences := int64(0)
 			tell := teller(cmd, asJSON, showVerified)
@@ -149,7 +149,7 @@ func newStatusCommand(cfg config) *cobra.Command {
 		Long: `Show where the log ends, how far it is on the bus, how many events the views have
 still to read, and what the processes did since the start of the process that
 owns the data folder.`,
-		Args: cobra.NoArgs,
+		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return askOwner(cmd.Context(), cfg, job{Do: "status"}, teller(cmd, asJSON, showStatus))
 		},
@@ -179,7 +179,7 @@ func newParkCommand(cfg config) *cobra.Command {
 		Long: `A stream whose next event can't be read, or can't have happened, is parked in the
 view that found out; all other streams go on. list shows them; redrive reads
 them from the log again, once the cause is mended.`,
-		Args: cobra.NoArgs,
+		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return usage(errors.New("list or redrive?")) },
 	}
 	park.AddCommand(newParkJob(cfg, "list", "List parked streams", job{Do: "parked"}))
@@ -190,7 +190,7 @@ them from the log again, once the cause is mended.`,
 func newParkJob(cfg config, name, short string, j job) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: name, Short: short, Args: cobra.NoArgs,
+		Use: name, Short: short, Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return ask(cmd.Context(), cfg, j, teller(cmd, asJSON, showParked))
 		},
