@@ -144,7 +144,7 @@ func runPart(ctx context.Context, cmd *cobra.Command, cfg config, p part) (err e
 // default: a server allocates much and keeps little. GOGC, if set, has its way.
 func calmCollector() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
+		debug.SetGCPercent(200)
 	}
 }
 

@@ -27,7 +27,17 @@ func (s *Shop) React(ctx context.Context, r event.Recorded) error {
 	if event.Category(r.Stream) != "order" || !slices.Contains(Follows(), r.Name) {
 		return nil
 	}
+	if r.Name == "order.placed" && !s.hasSiblings(r) {
+		return nil // most orders: it is not worth a read of the stream
+	}
 	return s.Settle(ctx, event.SubjectID(r.Stream))
+}
+
+// hasSiblings tells whether a placed order's checkout has others. What can't be
+// read is left to Settle, which says why.
+func (s *Shop) hasSiblings(r event.Recorded) bool {
+	placed, err := event.Decode[order.Placed](s.orders.spec.Events, r)
+	return err != nil || len(placed.Siblings) > 0
 }
 
 // Settle brings about everything that is decided in an order's stream and not

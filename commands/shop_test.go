@@ -618,7 +618,7 @@ func TestARunThatIsSlowCannotPlaceOnStockThatWasGivenAway(t *testing.T) {
 	_, err := w.Checkout(w.ctx(), named("other"), cart(w.id(), commands.Item{SKU: "a", Quantity: 10}))
 	w.must(err)
 	close(resume)
-	if err := <-result; domain.ReasonOf(err) != "attempt_abandoned" {
+	if err := <-result; domain.ReasonOf(err) != "out_of_stock" { // its attempt was fenced, so it asked again
 		t.Fatalf("got %v", err)
 	}
 	w.wantStock("a", 10, 10, 0)
@@ -742,6 +742,26 @@ func TestAParcelTakesItsGoodsOffTheShelf(t *testing.T) {
 		w.must(w.React(w.ctx(), event.Recorded{Stream: "order-" + string(id), Name: "order.parcel_shipped"}))
 	}
 	w.wantStock("a", 8, 0, 1)
+}
+
+func TestTheProcessFinishesACheckoutThatWasCutOff(t *testing.T) {
+	w := stand(t)
+	id := w.id()
+	w.crash(4, true, func(ctx context.Context, w *world) error { // the key, two holds, the first order
+		_, err := w.Checkout(ctx, named("c"), cart(id, commands.Item{SKU: "a", Quantity: 1}, commands.Item{SKU: "b", Quantity: 1}))
+		return err
+	})
+	sibling := w.order(string(id)).Siblings[0].Order
+	if o := w.order(sibling); o.Status != order.StatusNone {
+		t.Fatalf("the second order is %s already", o.Status)
+	}
+	for r, err := range w.store.Load(w.ctx(), "order-"+string(id), 0) {
+		w.must(err)
+		w.must(w.again().React(w.ctx(), r))
+	}
+	if o := w.order(sibling); o.Status != order.StatusPending || o.Checkout != string(id) {
+		t.Fatalf("got %+v", o)
+	}
 }
 
 func TestTheAddressIsSealed(t *testing.T) {
