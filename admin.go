@@ -265,7 +265,10 @@ func ask(ctx context.Context, cfg config, j job, tell func(news) error) error {
 	if err != nil {
 		return err
 	}
-	err = s.do(ctx, j, tell)
+	// Nobody follows the log just now, so what the last owner had not read yet is read first.
+	if err = s.bringUp(ctx); err == nil {
+		err = s.do(ctx, j, tell)
+	}
 	return errors.Join(err, s.close(context.WithoutCancel(ctx)))
 }
 

@@ -19,6 +19,6 @@ func (r *running) reads() readapi.Config {
 		Buyers: r.views.buyers, Index: r.views.index.Orders(), Stock: r.views.stock, Offers: r.views.offers,
 		Accounts: r.views.index.Accounts(),
 		Store:    r.store, Events: r.events, Keys: r.ring, Erased: keyring.ErrErased,
-		Flushed: r.views.set.Flushed, Wait: tokenWait,
+		Flushed: r.views.set.Flushed, Wait: tokenWait, Newest: r.newest,
 	}
 }

@@ -331,11 +331,17 @@ func (s *system) catchUp(ctx context.Context) error {
 	if s.broker == nil || !s.broker.Unclean() {
 		return nil
 	}
+	s.log.Info("views catch up after an unclean stop")
+	return s.bringUp(ctx)
+}
+
+// bringUp applies to the views what the log has behind the last position that
+// was written down for them. What they have seen is skipped.
+func (s *system) bringUp(ctx context.Context) error {
 	safe, err := readPosition(s.folder.path)
 	if err != nil {
 		return err
 	}
-	s.log.Info("views catch up after an unclean stop", "after", safe)
 	var batch []event.Recorded
 	for r, err := range s.store.All(ctx, safe, categories()...) {
 		if err != nil {

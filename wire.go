@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/maypok86/otter/v2"
+
 	"cartwright/commands"
 	"cartwright/domain/event"
 	"cartwright/infra/kafkabus"
@@ -41,6 +43,7 @@ type system struct {
 	views   *views
 	ring    *keyring.Ring
 	shop    *commands.Shop
+	written *otter.Cache[string, event.Revision] // how far this process has written orders lately; nil where it writes none
 
 	closers []func(context.Context) error // in the order of opening
 }
@@ -173,12 +176,43 @@ func (s *system) openShop(_ context.Context, need needs) (err error) {
 	if !need.shop {
 		return nil
 	}
-	s.shop, err = commands.Open(commands.Setup{Store: s.store, Sealer: s.ring, PayWithin: s.cfg.PayWithin})
+	if s.written, err = otter.New(&otter.Options[string, event.Revision]{MaximumSize: ordersNoted}); err != nil {
+		return err
+	}
+	s.shop, err = commands.Open(commands.Setup{Store: notingStore{s.store, s.written}, Sealer: s.ring, PayWithin: s.cfg.PayWithin})
 	if err != nil {
 		return err
 	}
 	s.opened(func(context.Context) error { s.shop.Close(); return nil })
 	return nil
+}
+
+// ordersNoted is how many orders a process knows to have written lately.
+const ordersNoted = 50_000
+
+// A notingStore notes how far orders were written, so that the query API of the
+// same process shows nobody an older one.
+type notingStore struct {
+	commands.Store
+	written *otter.Cache[string, event.Revision]
+}
+
+// Append implements commands.Store.
+func (n notingStore) Append(ctx context.Context, stream string, after event.Revision, events []event.Recorded) error {
+	err := n.Store.Append(ctx, stream, after, events)
+	if err == nil && event.Category(stream) == "order" {
+		n.written.Set(stream, after+event.Revision(len(events)))
+	}
+	return err
+}
+
+// newest is how far this process has written a stream lately.
+func (s *system) newest(stream string) event.Revision {
+	if s.written == nil {
+		return 0
+	}
+	at, _ := s.written.GetIfPresent(stream)
+	return at
 }
 
 // openRing reads the master key. It is made only in a folder of our own.

@@ -9,7 +9,9 @@
 // told to come again. One order is not waited for at all: where its document is
 // missing or behind, its stream is folded on the spot, which takes one read and
 // is never wrong (TestAnOrderIsFoldedWhereItsViewIsBehind). Waiting first was
-// rejected: it is slower in every case.
+// rejected: it is slower in every case. Where the same process writes, an order
+// is not shown older than it was written there, token or not
+// (TestAnOrderIsNeverOlderThanThisProcessWroteIt).
 //
 // A document whose stream is parked is not shown as if it were the newest: the
 // order is folded, so that its reader learns that the history is corrupt, and
@@ -93,6 +95,11 @@ type Config struct {
 
 	Wait    time.Duration          // for a token's revisions; 2 s if 0
 	Flushed func() <-chan struct{} // closes when a view has stored more; nil if nothing tells
+
+	// Newest is the revision up to which this very process has written a stream
+	// lately, 0 if it has not: one order is never shown older than that, token
+	// or not. Nil where this process writes nothing.
+	Newest func(stream string) event.Revision
 }
 
 const (

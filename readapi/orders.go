@@ -169,7 +169,11 @@ func (a *api) newestOrder(ctx context.Context, r *request) (projections.Doc[proj
 	}
 	_, stuck := parked[stream]
 	doc, found := docs[stream]
-	if _, placed := doc.Body.Facts(); found && placed && !stuck && doc.Revision >= r.token[stream] {
+	written := r.token[stream]
+	if a.Newest != nil {
+		written = max(written, a.Newest(stream))
+	}
+	if _, placed := doc.Body.Facts(); found && placed && !stuck && doc.Revision >= written {
 		return doc, nil
 	}
 	return a.fold(ctx, stream, r)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cartwright/domain/event"
 	"cartwright/domain/order"
 	"cartwright/domain/personal"
 	"cartwright/infra/keyring"
@@ -88,6 +89,25 @@ func TestAnOrderIsFoldedWhereItsViewIsBehind(t *testing.T) {
 	}
 	w.refused(w.get(path, seen("order-"+string(id), 99)...), http.StatusServiceUnavailable, "not_caught_up")
 	w.refused(w.get("/v1/orders/0598392000009123456"), http.StatusNotFound, "unknown_order")
+}
+
+func TestAnOrderIsNeverOlderThanThisProcessWroteIt(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	w.funds(10_000)
+	id := w.buys("123456", "tea:1", 1)
+	w.project()
+	w.pays(id)
+	w.cfg.Newest = func(stream string) event.Revision {
+		if stream == "order-"+string(id) {
+			return 2
+		}
+		return 0
+	}
+	w.mount()
+	if got := w.object("/v1/orders/" + string(id))["status"]; got != "paid" {
+		t.Errorf("without a token it is %v", got)
+	}
 }
 
 func TestAnAbandonedAttemptIsNoOrder(t *testing.T) {
