@@ -392,8 +392,12 @@ func TestRealOrders(t *testing.T) {
 			t.Errorf("%d are %s, want %d", r.ByStatus[status], status, n)
 		}
 	}
-	if r.SourceOrders != 440 || len(r.Oddities) == 0 {
-		t.Errorf("got %+v", r)
+	kinds := map[string]int{}
+	for _, o := range r.Oddities {
+		kinds[o.Kind]++
+	}
+	if r.SourceOrders != 440 || len(kinds) != 2 || kinds[oddBackwards] != 11 || kinds[oddCategory] != 427 {
+		t.Errorf("%d source orders, oddities %v", r.SourceOrders, kinds)
 	}
 	if again := imports(t, s, path, 443, 6_452_374); again.Created != 0 || again.Unchanged != 443 {
 		t.Errorf("a repeat: %d created, %d unchanged", again.Created, again.Unchanged)

@@ -869,37 +869,3 @@ func TestProgressIsToldInLinesToAPipe(t *testing.T) {
 		t.Errorf("got %q", lines)
 	}
 }
-
-// TestTheRealOrders runs where CARTWRIGHT_OLIST names the file, which is no part of this project.
-func TestTheRealOrders(t *testing.T) {
-	file := os.Getenv("CARTWRIGHT_OLIST")
-	if file == "" {
-		t.Skip("CARTWRIGHT_OLIST names no file")
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := newImportShop(t, true)
-	web := httptest.NewServer(s)
-	defer web.Close()
-	want := map[order.Status]int{
-		order.StatusCompleted: 430, order.StatusShipped: 6, order.StatusPaid: 6, order.StatusRefunded: 1,
-	}
-	for run, created := range []int{443, 0} {
-		got := mustImport(t, web.URL, string(text))
-		if diff := cmp.Diff(want, got.ByStatus); diff != "" || got.SourceOrders != 440 || got.Orders != 443 || got.Gross.Amount != 6452374 ||
-			got.Created != created || got.Unchanged != 443-created {
-			t.Errorf("run %d: %d from %d, %v, created %d, unchanged %d: %s",
-				run, got.Orders, got.SourceOrders, got.Gross, got.Created, got.Unchanged, diff)
-		}
-		kinds := map[string]int{}
-		for _, o := range got.Oddities {
-			kinds[o.Kind]++
-		}
-		if diff := cmp.Diff(map[string]int{oddBackwards: 11, oddCategory: 427}, kinds); diff != "" {
-			t.Errorf("run %d: %s", run, diff)
-		}
-		s.settle(t)
-	}
-}
