@@ -118,9 +118,12 @@ func (r *running) tellStatus(ctx context.Context, tell func(news) error) error {
 	if s.Head, err = r.store.Head(ctx); err != nil {
 		return err
 	}
+	if s.Relayed, err = r.relayed(ctx); err != nil {
+		return err
+	}
 	if r.relay != nil {
 		at := r.relay.Status()
-		s.Relayed, s.RelayLag = at.Position, at.Behind.Round(time.Millisecond).String()
+		s.RelayLag = at.Behind.Round(time.Millisecond).String()
 		if at.LastError != nil {
 			s.RelaySaid = at.LastError.Error()
 		}
@@ -265,8 +268,11 @@ func ask(ctx context.Context, cfg config, j job, tell func(news) error) error {
 	if err != nil {
 		return err
 	}
-	// Nobody follows the log just now, so what the last owner had not read yet is read first.
-	if err = s.bringUp(ctx); err == nil {
+	if s.views.embedded {
+		// Nobody follows the log just now, so what the last owner had not read yet is read first.
+		err = s.bringUp(ctx)
+	}
+	if err == nil {
 		err = s.do(ctx, j, tell)
 	}
 	return errors.Join(err, s.close(context.WithoutCancel(ctx)))

@@ -61,8 +61,10 @@ var doors = map[string]door{
 	"infra/process": {ours: []string{"domain", "infra/kafkabus"}, others: []string{"github.com/ThreeDotsLabs/watermill", modUUID}},
 
 	// Views.
-	"infra/pebblekv":    {ours: []string{"domain", "projections"}, others: []string{modPebble, modSync}},
-	"infra/sqliteviews": {ours: []string{"domain", "projections"}, others: []string{"modernc.org/sqlite", modSync}},
+	"infra/pebblekv":     {ours: []string{"domain", "projections"}, others: []string{modPebble, modSync}},
+	"infra/elasticviews": {ours: []string{"domain", "projections"}, others: []string{"github.com/elastic", modSync}},
+	"infra/redisviews":   {ours: []string{"domain", "projections"}, others: []string{"github.com/redis/go-redis", "github.com/sony/gobreaker", modUUID, modSync}},
+	"infra/sqliteviews":  {ours: []string{"domain", "projections"}, others: []string{"modernc.org/sqlite", modSync}},
 
 	// The edge of both APIs.
 	"infra/problem":  {ours: []string{"domain"}, others: []string{modGin}},
@@ -71,6 +73,7 @@ var doors = map[string]door{
 	"infra/openapi":  {ours: []string{"domain"}},
 
 	// What tests are made of: they import what test files do.
+	"infra/services":  {},
 	"infra/faults":    {ours: []string{"domain", "commands", "projections"}},
 	"infra/storetest": {ours: []string{"domain", "commands"}, others: []string{modCmp, modRapid, modGoleak, modUUID}},
 	"infra/bustest":   {ours: []string{"domain", "projections"}, others: []string{modCmp, modRapid, modGoleak, modUUID}},

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -19,25 +22,63 @@ import (
 // config is where everything is and how it behaves. Each backend is chosen on
 // its own; an empty one means the embedded engine in the data folder.
 type config struct {
-	Data          string        `env:"CARTWRIGHT_DATA" envDefault:"./data"`
-	Listen        string        `env:"CARTWRIGHT_LISTEN" envDefault:"127.0.0.1:8080"`
-	EventStore    string        `env:"CARTWRIGHT_EVENTSTORE"`
-	Kafka         []string      `env:"CARTWRIGHT_KAFKA"`
-	Elasticsearch string        `env:"CARTWRIGHT_ELASTICSEARCH"`
-	Redis         string        `env:"CARTWRIGHT_REDIS"`
-	MasterKey     string        `env:"CARTWRIGHT_MASTER_KEY_FILE"`
-	LogLevel      slog.Level    `env:"CARTWRIGHT_LOG_LEVEL" envDefault:"WARN"`
-	PayWithin     time.Duration `env:"CARTWRIGHT_PAY_WITHIN"`
-	Backdating    bool          `env:"CARTWRIGHT_ALLOW_BACKDATING"`
-	Stop          time.Duration `env:"CARTWRIGHT_STOP_WITHIN" envDefault:"20s"`
+	Data      string `env:"CARTWRIGHT_DATA" envDefault:"./data"`
+	Listen    string `env:"CARTWRIGHT_LISTEN" envDefault:"127.0.0.1:8080"`
+	Namespace string `env:"CARTWRIGHT_NAMESPACE" envDefault:"cartwright"`
+
+	EventStore      string   `env:"CARTWRIGHT_EVENTSTORE"`
+	EventStoreLogin login    `envPrefix:"CARTWRIGHT_EVENTSTORE_"`
+	Kafka           []string `env:"CARTWRIGHT_KAFKA"`
+	KafkaLogin      login    `envPrefix:"CARTWRIGHT_KAFKA_"`
+	KafkaTopic      struct {
+		Replication int `env:"REPLICATION" envDefault:"1"`
+		MinInSync   int `env:"MIN_INSYNC" envDefault:"1"`
+	} `envPrefix:"CARTWRIGHT_KAFKA_"`
+	Elasticsearch      []string `env:"CARTWRIGHT_ELASTICSEARCH"`
+	ElasticsearchLogin login    `envPrefix:"CARTWRIGHT_ELASTICSEARCH_"`
+	ElasticsearchIndex struct {
+		APIKey     string `env:"API_KEY"`
+		APIKeyFile string `env:"API_KEY_FILE"`
+		Shards     int    `env:"SHARDS" envDefault:"1"`
+		Replicas   int    `env:"REPLICAS" envDefault:"1"`
+	} `envPrefix:"CARTWRIGHT_ELASTICSEARCH_"`
+	Redis      []string `env:"CARTWRIGHT_REDIS"`
+	RedisLogin login    `envPrefix:"CARTWRIGHT_REDIS_"`
+	RedisCache struct {
+		Cluster bool          `env:"CLUSTER"`
+		Keep    time.Duration `env:"KEEP" envDefault:"2160h"`
+	} `envPrefix:"CARTWRIGHT_REDIS_"`
+
+	MasterKey  string        `env:"CARTWRIGHT_MASTER_KEY_FILE"`
+	LogLevel   slog.Level    `env:"CARTWRIGHT_LOG_LEVEL" envDefault:"WARN"`
+	PayWithin  time.Duration `env:"CARTWRIGHT_PAY_WITHIN"`
+	Backdating bool          `env:"CARTWRIGHT_ALLOW_BACKDATING"`
+	RateLimit  float64       `env:"CARTWRIGHT_RATE_LIMIT"`
+	RateBurst  int           `env:"CARTWRIGHT_RATE_BURST" envDefault:"100"`
+	Stop       time.Duration `env:"CARTWRIGHT_STOP_WITHIN" envDefault:"20s"`
 }
 
-// topic is where events travel; its partitions are for ever, since a stream
-// must stay in one.
-const (
-	topic      = "cartwright.events"
-	partitions = 32
-)
+// A login is how to get into a server. Passwords come from the environment or
+// from files, never from a command line, which anybody on the machine can read.
+type login struct {
+	User         string `env:"USER"`
+	Password     string `env:"PASSWORD"`
+	PasswordFile string `env:"PASSWORD_FILE"`
+	TLS          bool   `env:"TLS"`       // implied by a CA or a certificate
+	CAFile       string `env:"CA_FILE"`   // the certificates to trust instead of the system's
+	CertFile     string `env:"CERT_FILE"` // what we show, with its key
+	KeyFile      string `env:"KEY_FILE"`
+}
+
+// partitions are for ever, since a stream must stay in one.
+const partitions = 32
+
+// topic is where events travel.
+func (c *config) topic() string { return c.Namespace + ".events" }
+
+// The consumer groups are for ever too: their offsets say what was done.
+func (c *config) groupViews() string   { return c.Namespace + "-views" }
+func (c *config) groupProcess() string { return c.Namespace + "-process" }
 
 // readConfig reads the environment, which flags then override.
 func readConfig() (config, error) {
@@ -59,6 +100,9 @@ func (c *config) backendFlags(f *pflag.FlagSet) {
 	c.dataFlag(f)
 	f.StringVar(&c.EventStore, "eventstore", c.EventStore, "esdb://… or unix:///path of the event log; empty is embedded (CARTWRIGHT_EVENTSTORE)")
 	f.StringSliceVar(&c.Kafka, "kafka", c.Kafka, "host:port of the Kafka brokers; empty is embedded (CARTWRIGHT_KAFKA)")
+	f.StringSliceVar(&c.Elasticsearch, "elasticsearch", c.Elasticsearch, "http(s)://host:port of the Elasticsearch nodes; empty is embedded (CARTWRIGHT_ELASTICSEARCH)")
+	f.StringSliceVar(&c.Redis, "redis", c.Redis, "host:port of Redis, several for a cluster; empty is embedded (CARTWRIGHT_REDIS)")
+	f.StringVar(&c.Namespace, "namespace", c.Namespace, "begins the names of the topic, groups, indices and keys (CARTWRIGHT_NAMESPACE)")
 	f.StringVar(&c.MasterKey, "master-key-file", c.MasterKey, "32 bytes that wrap the buyers' keys; empty is master.key in the data folder (CARTWRIGHT_MASTER_KEY_FILE)")
 	f.TextVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error (CARTWRIGHT_LOG_LEVEL)")
 	f.DurationVar(&c.Stop, "stop-within", c.Stop, "how long stopping may take (CARTWRIGHT_STOP_WITHIN)")
@@ -76,11 +120,30 @@ func (c *config) writeFlags(f *pflag.FlagSet) {
 // check refuses what can't work, before anything is opened.
 func (c *config) check() error {
 	var errs []error
-	if c.Elasticsearch != "" {
-		errs = append(errs, errors.New("CARTWRIGHT_ELASTICSEARCH is set, and this version keeps its order index in SQLite only: leave it empty"))
+	if !validNamespace.MatchString(c.Namespace) {
+		errs = append(errs, fmt.Errorf("the namespace %q is not up to 40 lower-case letters, digits and dashes, a letter first", c.Namespace))
 	}
-	if c.Redis != "" {
-		errs = append(errs, errors.New("CARTWRIGHT_REDIS is set, and this version keeps its documents in Pebble only: leave it empty"))
+	for _, l := range []struct {
+		name string
+		login
+	}{
+		{"EVENTSTORE", c.EventStoreLogin},
+		{"KAFKA", c.KafkaLogin},
+		{"ELASTICSEARCH", c.ElasticsearchLogin},
+		{"REDIS", c.RedisLogin},
+	} {
+		if err := l.check(); err != nil {
+			errs = append(errs, fmt.Errorf("CARTWRIGHT_%s_…: %w", l.name, err))
+		}
+	}
+	if t := c.KafkaTopic; t.Replication < 1 || t.MinInSync < 1 || t.MinInSync > t.Replication {
+		errs = append(errs, errors.New("CARTWRIGHT_KAFKA_REPLICATION is at least CARTWRIGHT_KAFKA_MIN_INSYNC, which is at least 1"))
+	}
+	if i := c.ElasticsearchIndex; i.Shards < 1 || i.Replicas < 0 {
+		errs = append(errs, errors.New("CARTWRIGHT_ELASTICSEARCH_SHARDS is at least 1, CARTWRIGHT_ELASTICSEARCH_REPLICAS at least 0"))
+	}
+	if c.RateLimit < 0 || c.RateBurst < 1 || c.RedisCache.Keep < 0 {
+		errs = append(errs, errors.New("CARTWRIGHT_RATE_LIMIT and CARTWRIGHT_REDIS_KEEP are not negative, CARTWRIGHT_RATE_BURST is at least 1"))
 	}
 	if c.Data == "" {
 		errs = append(errs, errors.New("a data folder is needed"))
@@ -89,6 +152,62 @@ func (c *config) check() error {
 		errs = append(errs, errors.New("pay-within and stop-within are positive"))
 	}
 	return errors.Join(errs...)
+}
+
+// validNamespace is what a topic, an index and a key may all begin with.
+var validNamespace = regexp.MustCompile(`^[a-z][a-z0-9-]{0,39}$`)
+
+func (l login) check() error {
+	switch {
+	case l.Password != "" && l.PasswordFile != "":
+		return errors.New("a password and a file with one: which?")
+	case (l.Password != "" || l.PasswordFile != "") && l.User == "":
+		return errors.New("a password without a user")
+	case (l.CertFile == "") != (l.KeyFile == ""):
+		return errors.New("a certificate goes with its key")
+	}
+	return nil
+}
+
+// password gives the password, wherever it is.
+func (l login) password() (string, error) { return secret(l.Password, l.PasswordFile) }
+
+// secret gives what was said, or what stands in a file.
+func secret(said, file string) (string, error) {
+	if file == "" {
+		return said, nil
+	}
+	text, err := os.ReadFile(file) //nolint:gosec // the operator names it
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimRight(string(text), "\r\n"), nil
+}
+
+// tls gives what TLS needs to know, nil where it is not wanted.
+func (l login) tls() (*tls.Config, error) {
+	if !l.TLS && l.CAFile == "" && l.CertFile == "" {
+		return nil, nil //nolint:nilnil // no TLS is an answer
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if l.CAFile != "" {
+		pem, err := os.ReadFile(l.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("certificates to trust: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("certificates to trust: there is none in %s", l.CAFile)
+		}
+	}
+	if l.CertFile != "" {
+		pair, err := tls.LoadX509KeyPair(l.CertFile, l.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("our certificate: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
 }
 
 func (c *config) logger() *slog.Logger {

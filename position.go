@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"cartwright/infra/relay"
 )
 
 // rememberEvery is how often it is written down how far the views are on the
@@ -16,8 +18,9 @@ import (
 const rememberEvery = 5 * time.Second
 
 // rememberViews writes down a position that everything up to was applied to the
-// views and is on the disk. It is what the relay had published before the group
-// was found to have read all there was, and before the views were synced.
+// views and is on the disk. It is what the relay, wherever it runs, had published
+// before the group was found to have read all there was, and before the views
+// were synced.
 func (r *running) rememberViews(ctx context.Context) {
 	tick := time.NewTicker(rememberEvery)
 	defer tick.Stop()
@@ -28,20 +31,7 @@ func (r *running) rememberViews(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		at := r.relay.Status().Position
-		if at == last {
-			continue
-		}
-		lag, err := r.meter.Lag(ctx)
-		if err == nil && lag > 0 {
-			continue
-		}
-		if err == nil {
-			err = r.views.sync(ctx)
-		}
-		if err == nil {
-			err = writePosition(r.folder.path, at)
-		}
+		at, err := r.rememberOnce(ctx, last)
 		if err != nil && ctx.Err() == nil {
 			r.log.WarnContext(ctx, "can't write down how far the views are", "err", err)
 			continue
@@ -49,6 +39,45 @@ func (r *running) rememberViews(ctx context.Context) {
 		last = at
 	}
 }
+
+func (r *running) rememberOnce(ctx context.Context, last uint64) (uint64, error) {
+	at, err := r.relayed(ctx)
+	if err != nil || at == last {
+		return last, err
+	}
+	if lag, err := r.meter.Lag(ctx); err != nil || lag > 0 {
+		return last, err
+	}
+	if err := r.views.sync(ctx); err != nil {
+		return last, err
+	}
+	return at, writePosition(r.folder.path, at)
+}
+
+// relayed is how far the log is on the bus, as far as the relay has said.
+func (r *running) relayed(ctx context.Context) (uint64, error) {
+	if r.relay != nil {
+		if at := r.relay.Status(); !at.Standby {
+			return at.Position, nil
+		}
+	}
+	return relay.Bookmark(ctx, r.store, r.bookmark)
+}
+
+// leaveFile is there while nobody has the views open who was not killed.
+func leaveFile(data string) string { return filepath.Join(data, "views", "closed") }
+
+// takeLeave tells whether the views were closed as they should be, once.
+func takeLeave(data string) (bool, error) {
+	err := os.Remove(leaveFile(data))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// giveLeave says that the views were closed as they should be.
+func giveLeave(data string) error { return os.WriteFile(leaveFile(data), nil, 0o600) }
 
 func positionFile(data string) string { return filepath.Join(data, "views", "position") }
 

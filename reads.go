@@ -16,9 +16,8 @@ const tokenWait = 5 * time.Second
 func (r *running) reads() readapi.Config {
 	return readapi.Config{
 		Log: r.log, CursorSecret: r.secret("cursor"),
-		Buyers: r.views.buyers, Index: r.views.index.Orders(), Stock: r.views.stock, Offers: r.views.offers,
-		Accounts: r.views.index.Accounts(),
-		Store:    r.store, Events: r.events, Keys: r.ring, Erased: keyring.ErrErased,
+		Buyers: r.views.buyers, Index: r.views.index, Stock: r.views.stock, Offers: r.views.offers, Accounts: r.views.accounts,
+		Store: r.store, Events: r.events, Keys: r.ring, Erased: keyring.ErrErased,
 		Flushed: r.views.set.Flushed, Wait: tokenWait, Newest: r.newest,
 	}
 }

@@ -41,7 +41,10 @@ func (p part) needs() needs {
 	if p.write {
 		n = n.with(needs{shop: true})
 	}
-	if p.read || p.project {
+	if p.read {
+		n = n.with(needs{views: true, keys: true})
+	}
+	if p.project {
 		n = n.with(needs{views: true})
 	}
 	if p.process {
@@ -158,12 +161,6 @@ type running struct {
 	meter  *kafkabus.Meter
 }
 
-// The consumer groups, which are for ever: their offsets say what was done.
-const (
-	groupViews   = "cartwright-views"
-	groupProcess = "cartwright-process"
-)
-
 // start starts everything, and says on out when it is ready.
 func (r *running) start(ctx context.Context, g *errgroup.Group, out io.Writer) error {
 	for _, begin := range []func(context.Context, *errgroup.Group) error{
@@ -191,7 +188,7 @@ func (r *running) startRelay(ctx context.Context, g *errgroup.Group) error {
 	}
 	r.opened(func(context.Context) error { return bus.Close() })
 	r.relay = &relay.Relay{
-		Name: "kafka", Source: r.store, Bus: bus, Marks: r.store, Log: r.log,
+		Name: r.bookmark, Source: r.store, Bus: bus, Marks: r.store, Log: r.log,
 		// Bookmarks, keys, ids and snapshots never reach the bus.
 		Prefixes: []string{"order-", "inventory-", "account-", "offer-"},
 	}
@@ -207,12 +204,12 @@ func (r *running) startProjections(ctx context.Context, g *errgroup.Group) error
 		return nil
 	}
 	var err error
-	if r.meter, err = kafkabus.NewMeter(r.bus(groupViews)); err != nil {
+	if r.meter, err = kafkabus.NewMeter(r.bus(r.cfg.groupViews())); err != nil {
 		return err
 	}
 	r.opened(func(context.Context) error { return r.meter.Close() })
-	g.Go(func() error { return kafkabus.Batches{Config: r.bus(groupViews)}.Run(ctx, r.views.set.Handle) })
-	if r.broker != nil && r.relay != nil {
+	g.Go(func() error { return kafkabus.Batches{Config: r.bus(r.cfg.groupViews())}.Run(ctx, r.views.set.Handle) })
+	if r.views.embedded {
 		g.Go(func() error { r.rememberViews(ctx); return nil })
 	}
 	return nil
@@ -222,12 +219,12 @@ func (r *running) startProcess(ctx context.Context, g *errgroup.Group) error {
 	if !r.part.process {
 		return nil
 	}
-	sub, err := kafkabus.NewSubscriber(kafkabus.SubscriberOptions{Config: r.bus(groupProcess), Types: commands.Follows()})
+	sub, err := kafkabus.NewSubscriber(kafkabus.SubscriberOptions{Config: r.bus(r.cfg.groupProcess()), Types: commands.Follows()})
 	if err != nil {
 		return err
 	}
 	r.opened(func(context.Context) error { return sub.Close() })
-	r.runner = &process.Runner{Name: "orders", Subscriber: sub, Topic: topic, React: r.shop.React, Log: r.log}
+	r.runner = &process.Runner{Name: "orders", Subscriber: sub, Topic: r.cfg.topic(), React: r.shop.React, Log: r.log}
 	g.Go(func() error { return r.runner.Run(ctx) })
 	timers := commands.Timers{Shop: r.shop, Deadlines: dues{r.views.deadlines}, Log: r.log}
 	g.Go(func() error { return timers.Run(ctx) })
@@ -324,11 +321,23 @@ func (r *running) checks() []httpedge.Check {
 // categories are those of the streams that have views.
 func categories() []string { return []string{"order-", "inventory-", "account-", "offer-"} }
 
-// catchUp brings the views up to the log after a stop that may have taken from
-// them what they had told the bus they had: everything behind the last position
-// at which they were known to be on the disk is applied again.
+// catchUp brings the views of this process's own folder up to the log after a
+// stop that may have taken from them what they had told the bus they had:
+// everything behind the last position at which they were known to be on the disk
+// is applied again. Views on servers keep what they have taken.
 func (s *system) catchUp(ctx context.Context) error {
-	if s.broker == nil || !s.broker.Unclean() {
+	if !s.views.embedded {
+		return nil
+	}
+	s.views.kept = true
+	clean, err := takeLeave(s.folder.path)
+	if err != nil {
+		return err
+	}
+	if s.broker != nil {
+		clean = !s.broker.Unclean()
+	}
+	if clean {
 		return nil
 	}
 	s.log.Info("views catch up after an unclean stop")

@@ -69,7 +69,7 @@ func simulate(tb testing.TB, seed uint64) *simulation {
 	s.must(err)
 	f, err := own(tb.TempDir())
 	s.must(err)
-	s.views, err = openViews(tb.Context(), f, slog.New(slog.DiscardHandler), events, s.store)
+	s.views, err = openViews(tb.Context(), config{}, f, slog.New(slog.DiscardHandler), events, s.store)
 	s.must(err)
 	tb.Cleanup(func() { _ = errors.Join(s.views.close(), f.Close()) })
 	for i, sku := range s.skus {
@@ -334,7 +334,7 @@ func (s *simulation) checkMoney(ctx context.Context, orders map[string]order.Ord
 		}
 	}
 	balance := func(id string) projections.Account {
-		docs, err := s.views.index.Accounts().Get(ctx, []string{"account-" + id})
+		docs, err := s.views.accounts.Get(ctx, []string{"account-" + id})
 		s.must(err)
 		return docs["account-"+id].Body
 	}

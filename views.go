@@ -3,87 +3,63 @@ package main
 import (
 	"context"
 	"errors"
-	"log/slog"
+	"slices"
 	"time"
 
 	"cartwright/commands"
 	"cartwright/domain/event"
-	"cartwright/infra/pebblekv"
-	"cartwright/infra/sqliteviews"
 	"cartwright/projections"
+	"cartwright/readapi"
 )
 
 // views are all views in their engines, and the projectors that keep them.
 type views struct {
-	index *sqliteviews.DB // orders and sums, accounts and their entries
-	kv    *pebblekv.DB    // documents, buyers' newest orders, deadlines
-
-	buyers    *pebblekv.Buyers
-	deadlines *pebblekv.Deadlines
-	stock     *pebblekv.Views[projections.Stock]
-	offers    *pebblekv.Views[projections.Offer]
+	buyers    readapi.Buyers
+	index     readapi.Index
+	accounts  readapi.Accounts
+	stock     readapi.View[projections.Stock]
+	offers    readapi.View[projections.Offer]
+	deadlines dueList
 
 	set   *projections.Set
 	tools []viewTool
+
+	events   *event.Registry
+	log      projections.Log
+	embedded bool                          // engines of this process's own folder are among them
+	kept     bool                          // this process projects into them
+	syncs    []func(context.Context) error // of engines that may lose what was put last
+	closers  []func() error
 }
 
 // keptDocs is how many documents a projector remembers between batches.
 const keptDocs = 20_000
 
-func openViews(ctx context.Context, f *folder, log *slog.Logger, events *event.Registry, l projections.Log) (v *views, err error) {
-	v = &views{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, v.close())
-		}
-	}()
-	if v.index, err = sqliteviews.Open(ctx, f.path+"/views/index"); err != nil {
-		return v, err
-	}
-	if v.kv, err = pebblekv.Open(f.path+"/views/documents", log); err != nil {
-		return v, err
-	}
-	if v.buyers, err = pebblekv.NewBuyers(v.kv); err != nil {
-		return v, err
-	}
-	if v.deadlines, err = pebblekv.NewDeadlines(v.kv); err != nil {
-		return v, err
-	}
-	if v.stock, err = pebblekv.NewViews[projections.Stock](v.kv, projections.StockView().Name); err != nil {
-		return v, err
-	}
-	if v.offers, err = pebblekv.NewViews[projections.Offer](v.kv, projections.OffersView().Name); err != nil {
-		return v, err
-	}
-	v.set = projections.NewSet(events)
-	orders, accounts := v.index.Orders(), v.index.Accounts()
-	addView(v, events, l, projections.OrdersView(), orders, func() liveView[projections.Order] { return orders.Live() }, orders.Audit)
-	addView(v, events, l, projections.AccountsView(), accounts, func() liveView[projections.Account] { return accounts.Live() }, accounts.Audit)
-	addView(v, events, l, projections.BuyersView(), v.buyers, func() liveView[projections.Order] { return v.buyers.Live() }, nil)
-	addView(v, events, l, projections.StockView(), v.stock, func() liveView[projections.Stock] { return v.stock.Live() }, nil)
-	addView(v, events, l, projections.OffersView(), v.offers, func() liveView[projections.Offer] { return v.offers.Live() }, nil)
-	addView(v, events, l, projections.DeadlinesView(), v.deadlines, func() liveView[projections.Timer] { return v.deadlines.Live() }, nil)
-	return v, nil
-}
-
 func (v *views) close() error {
 	var errs []error
-	if v.kv != nil {
-		errs = append(errs, v.kv.Close())
+	for _, undo := range slices.Backward(v.closers) {
+		errs = append(errs, undo())
 	}
-	if v.index != nil {
-		errs = append(errs, v.index.Close())
-	}
+	v.closers = nil
 	return errors.Join(errs...)
 }
 
 // sync brings everything the views have taken onto the disk.
 func (v *views) sync(ctx context.Context) error {
-	return errors.Join(v.kv.Sync(ctx), v.index.Sync(ctx))
+	errs := make([]error, len(v.syncs))
+	for i, sync := range v.syncs {
+		errs[i] = sync(ctx)
+	}
+	return errors.Join(errs...)
+}
+
+// A dueList gives deadlines in the order they are due.
+type dueList interface {
+	DueAfter(ctx context.Context, after projections.Deadline, now time.Time, limit int) ([]projections.Deadline, error)
 }
 
 // dues gives the timers the deadlines they ask for.
-type dues struct{ *pebblekv.Deadlines }
+type dues struct{ dueList }
 
 // Due implements commands.Deadlines.
 func (d dues) Due(ctx context.Context, now time.Time, after *commands.Due, limit int) ([]commands.Due, error) {
@@ -139,39 +115,51 @@ const verifyPatience = 5 * time.Second
 // auditor compares what an engine keeps beside documents (sums, indices) with the documents.
 type auditor func(context.Context, func(projections.Difference) error) error
 
+// An engine is where one view is kept.
+type engine[V any] struct {
+	view        projections.View[V]
+	generations projections.Generations[V]
+	live        func() liveView[V]
+	audit       auditor // nil where nothing stands beside the documents
+	cache       bool    // it stands before another view, and may forget
+}
+
 // addView makes the projector of a view a member of the set, and its tools.
-func addView[V any](v *views, events *event.Registry, l projections.Log, view projections.View[V],
-	generations projections.Generations[V], live func() liveView[V], audit auditor,
-) {
+func addView[V any](v *views, e engine[V]) {
 	projector := func(g liveView[V]) *projections.Projector[V] {
-		return &projections.Projector[V]{View: view, Events: events, Log: l, Views: g, Parking: g, Keep: keptDocs}
+		return &projections.Projector[V]{View: e.view, Events: v.events, Log: v.log, Views: g, Parking: g, Keep: keptDocs}
 	}
-	v.set.Join(projector(live()))
+	if e.cache {
+		v.set.JoinLate(projector(e.live()))
+	} else {
+		v.set.Join(projector(e.live()))
+	}
 	v.tools = append(v.tools, viewTool{
-		name: view.Name,
+		name: e.view.Name,
 		replay: func(ctx context.Context, job replayJob) (projections.Progress, error) {
 			done, err := projections.Rebuild[V]{
-				View: view, Events: events, Log: l, Source: job.source, Generations: generations, Live: v.set,
-				Workers: job.workers, Keep: keptDocs, Park: job.park, Progress: job.progress,
+				View: e.view, Events: v.events, Log: v.log, Source: job.source, Generations: e.generations, Live: v.set,
+				Workers: job.workers, Keep: keptDocs, Park: job.park, Cache: e.cache, Progress: job.progress,
 			}.Run(ctx)
 			return done.Progress, err
 		},
 		verify: func(ctx context.Context, job verifyJob) (projections.Verified, error) {
 			sum, err := projections.Verification[V]{
-				View: view, Events: events, Log: l, Source: job.source, Docs: live(), Patience: verifyPatience, Report: job.report,
+				View: e.view, Events: v.events, Log: v.log, Source: job.source, Docs: e.live(),
+				Patience: verifyPatience, Cache: e.cache, Report: job.report,
 			}.Run(ctx)
-			if err != nil || audit == nil {
+			if err != nil || e.audit == nil {
 				return sum, err
 			}
-			err = audit(ctx, func(d projections.Difference) error {
+			err = e.audit(ctx, func(d projections.Difference) error {
 				sum.Differences++
 				return job.report(d)
 			})
 			return sum, err
 		},
-		parked: func(ctx context.Context) ([]projections.Parked, error) { return live().AllParked(ctx) },
+		parked: func(ctx context.Context) ([]projections.Parked, error) { return e.live().AllParked(ctx) },
 		redrive: func(ctx context.Context, stream string) error {
-			return projector(live()).Redrive(ctx, stream)
+			return projector(e.live()).Redrive(ctx, stream)
 		},
 	})
 }

@@ -21,11 +21,12 @@ import (
 // needs says what a part cannot do without.
 type needs struct {
 	log, bus, views, shop bool
+	keys                  bool // it opens personal data; who has the shop seals it too
 	stays                 bool // it is no tool that is done in a moment
 }
 
 func (n needs) with(o needs) needs {
-	return needs{n.log || o.log, n.bus || o.bus, n.views || o.views, n.shop || o.shop, n.stays || o.stays}
+	return needs{n.log || o.log, n.bus || o.bus, n.views || o.views, n.shop || o.shop, n.keys || o.keys, n.stays || o.stays}
 }
 
 // A system is everything that is open in this process. What a process does not
@@ -36,14 +37,15 @@ type system struct {
 	events *event.Registry
 	master []byte
 
-	folder  *folder // nil where another process owns it, or none is needed
-	store   *eventLog
-	broker  *kafkanode.Node // nil where the bus is not ours
-	brokers []string
-	views   *views
-	ring    *keyring.Ring
-	shop    *commands.Shop
-	written *otter.Cache[string, event.Revision] // how far this process has written orders lately; nil where it writes none
+	folder   *folder // nil where another process owns it, or none is needed
+	store    *eventLog
+	broker   *kafkanode.Node // nil where the bus is not ours
+	brokers  []string
+	bookmark string // the name of the relay to this bus
+	views    *views
+	ring     *keyring.Ring
+	shop     *commands.Shop
+	written  *otter.Cache[string, event.Revision] // how far this process has written orders lately; nil where it writes none
 
 	closers []func(context.Context) error // in the order of opening
 }
@@ -82,11 +84,16 @@ func openSystem(ctx context.Context, cfg config, need needs) (_ *system, err err
 	return s, nil
 }
 
-// openFolder takes the data folder. Where another process has it, this one
-// works through that one's doors, as far as there are any.
+// openFolder takes the data folder where something of this process lives in it.
+// Where another process has it, this one works through that one's doors, as far
+// as there are any. A process whose backends are all elsewhere takes the folder
+// if it can, for operators to find it there, and does without if not.
 func (s *system) openFolder(ctx context.Context, need needs) error {
+	views := need.views && len(s.cfg.Elasticsearch) == 0
+	log := need.log && s.cfg.EventStore == ""
+	bus := need.bus && len(s.cfg.Kafka) == 0
 	take := func(string) (*folder, error) { return own(s.cfg.Data) }
-	if need.stays && need.views {
+	if need.stays && views {
 		take = func(path string) (*folder, error) { return ownSoon(ctx, path) }
 	}
 	f, err := take(s.cfg.Data)
@@ -95,20 +102,29 @@ func (s *system) openFolder(ctx context.Context, need needs) error {
 		s.opened(func(context.Context) error { return f.Close() })
 		return nil
 	}
+	if !views && !log && !bus {
+		s.log.Info("goes without a data folder", "because", err)
+		return nil
+	}
 	if !errors.Is(err, errOwned) {
 		return err
 	}
-	if need.views {
+	if views {
 		return fmt.Errorf("views in Pebble and SQLite belong to one process: stop it, or give this part a folder of its own with --data: %w", err)
 	}
-	if need.log && s.cfg.EventStore == "" {
+	return s.useOwners(log, bus)
+}
+
+// useOwners finds the log and the bus of the process that owns the data folder.
+func (s *system) useOwners(log, bus bool) error {
+	if log {
 		socket, err := ownerSocket(s.cfg.Data, "node.sock")
 		if err != nil {
 			return err
 		}
 		s.cfg.EventStore = "unix://" + socket
 	}
-	if need.bus && len(s.cfg.Kafka) == 0 {
+	if bus {
 		addr, err := ownerSays(s.cfg.Data, "kafka")
 		if err != nil {
 			return err
@@ -133,10 +149,13 @@ func (s *system) openBus(ctx context.Context, need needs) (err error) {
 	if !need.bus {
 		return nil
 	}
+	if s.bookmark == "" {
+		s.bookmark = embeddedBookmark
+	}
 	s.brokers = s.cfg.Kafka
 	if len(s.brokers) == 0 {
 		s.broker, err = kafkanode.Open(kafkanode.Options{ //nolint:contextcheck // a repair that has begun is finished
-			Dir: s.folder.path + "/kafka", Log: s.log, Topic: topic, Partitions: partitions,
+			Dir: s.folder.path + "/kafka", Log: s.log, Topic: s.cfg.topic(), Partitions: partitions,
 		})
 		if err != nil {
 			return err
@@ -150,24 +169,34 @@ func (s *system) openBus(ctx context.Context, need needs) (err error) {
 	return kafkabus.EnsureTopic(ctx, s.bus(""), partitions, 1)
 }
 
+// embeddedBookmark names the relay to the bus in the data folder.
+const embeddedBookmark = "kafka"
+
 // bus is how to reach the topic as a member of a group.
 func (s *system) bus(group string) kafkabus.Config {
-	return kafkabus.Config{Brokers: s.brokers, Topic: topic, Group: group, Log: s.log}
+	return kafkabus.Config{Brokers: s.brokers, Topic: s.cfg.topic(), Group: group, Log: s.log}
 }
 
 func (s *system) openViews(ctx context.Context, need needs) (err error) {
 	if !need.views {
 		return nil
 	}
-	if s.views, err = openViews(ctx, s.folder, s.log, s.events, s.store); err != nil {
+	v, err := openViews(ctx, s.cfg, s.folder, s.log, s.events, s.store)
+	if err != nil {
 		return err
 	}
-	s.opened(func(context.Context) error { return s.views.close() })
+	s.views = v
+	s.opened(func(context.Context) error {
+		if err := v.close(); err != nil || !v.kept {
+			return err
+		}
+		return giveLeave(s.folder.path)
+	})
 	return nil
 }
 
 func (s *system) openShop(_ context.Context, need needs) (err error) {
-	if !need.shop && !need.views {
+	if !need.shop && !need.keys {
 		return nil
 	}
 	if err = s.openRing(); err != nil {
@@ -215,11 +244,12 @@ func (s *system) newest(stream string) event.Revision {
 	return at
 }
 
-// openRing reads the master key. It is made only in a folder of our own.
+// openRing reads the master key. It is made only where the log is made too, in a
+// folder of our own: a log elsewhere has others who need the same key.
 func (s *system) openRing() (err error) {
 	path, ours := s.cfg.MasterKey, false
 	if path == "" {
-		path, ours = s.cfg.path("master.key"), s.folder != nil
+		path, ours = s.cfg.path("master.key"), s.store.node != nil
 	}
 	if s.master, err = keyring.MasterKey(path, ours); err != nil {
 		return err

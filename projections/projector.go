@@ -51,6 +51,10 @@ type Views[V any] interface {
 	Put(ctx context.Context, docs []Doc[V]) error
 }
 
+// ErrUnavailable is what an engine answers when its server can't be reached or
+// asks to come later. Nothing is wrong with what was asked.
+var ErrUnavailable = errors.New("the views are not available")
+
 // A RefusedError names documents that the engine will not take, however often
 // they come, with the reasons by stream.
 type RefusedError struct{ Docs map[string]error }

@@ -145,6 +145,32 @@ func (s intruder) All(ctx context.Context, after uint64, prefixes ...string) ite
 	}
 }
 
+// Another process that has not heard of the switch writes to the old generation
+// alone what came into the log just before it.
+func TestWhatOthersWroteToTheOldGenerationIsReadAfterTheSwitch(t *testing.T) {
+	w := newWorld(t)
+	w.received("a", 5)
+	all := newGenerations[projections.Stock]()
+	elsewhere := projector(w, projections.StockView(), all.live())
+	r := rebuild(w, all, nil)
+	r.Generations = slowly{all, func() { apply(t, elsewhere, decoded(w, w.received("a", 2)...)...) }}
+	if _, err := r.Run(t.Context()); err != nil {
+		t.Fatalf("rebuild: %v", err)
+	}
+	folds(w, projections.StockView(), all.live())
+}
+
+// slowly are generations that something happens to just before a switch.
+type slowly struct {
+	*generations[projections.Stock]
+	before func()
+}
+
+func (s slowly) Switch(ctx context.Context, to int) error {
+	s.before()
+	return s.generations.Switch(ctx, to)
+}
+
 func TestACorruptStreamStopsARebuild(t *testing.T) {
 	w := newWorld(t)
 	w.received("good", 3)
@@ -296,6 +322,35 @@ type failing struct{ projections.Source }
 
 func (failing) All(context.Context, uint64, ...string) iter.Seq2[event.Recorded, error] {
 	return func(yield func(event.Recorded, error) bool) { yield(event.Recorded{}, errBroken) }
+}
+
+func TestACacheIsNotCounted(t *testing.T) {
+	w := newWorld(t)
+	w.received("a", 2)
+	all := newGenerations[projections.Stock]()
+	r := rebuild(w, all, nil)
+	r.Cache, r.Generations = true, uncounted{all}
+	if _, err := r.Run(t.Context()); err != nil {
+		t.Errorf("rebuild: %v", err)
+	}
+}
+
+// uncounted are generations whose documents nobody can count.
+type uncounted struct {
+	*generations[projections.Stock]
+}
+
+func (u uncounted) Build(ctx context.Context) (projections.Generation[projections.Stock], error) {
+	g, err := u.generations.Build(ctx)
+	if err == nil {
+		u.all[g.Number()].fail = func(op string) error {
+			if op == "count" {
+				return errBroken
+			}
+			return nil
+		}
+	}
+	return g, err
 }
 
 func TestTheWayBackCatchesUpFirst(t *testing.T) {

@@ -24,6 +24,7 @@ type Set struct {
 
 	busy    sync.RWMutex // read while a batch is under way, written to change the members
 	members []Member
+	late    []Member // take a batch only after the members have it
 
 	flushed broadcast
 	seen    atomic.Uint64
@@ -54,15 +55,23 @@ func (s *Set) apply(ctx context.Context, batch []event.Recorded) error {
 	if len(decoded) == 0 {
 		return nil
 	}
-	errs := make([]error, len(s.members))
+	if err := together(ctx, s.members, decoded); err != nil {
+		return err
+	}
+	return together(ctx, s.late, decoded)
+}
+
+// together applies a batch to some members at once.
+func together(ctx context.Context, members []Member, decoded []Decoded) error {
+	errs := make([]error, len(members))
 	var wg sync.WaitGroup
-	for i, m := range s.members {
+	for i, m := range members {
 		wg.Go(func() { errs[i] = m.Apply(ctx, decoded) })
 	}
 	wg.Wait()
 	for i, err := range errs {
 		if err != nil {
-			return fmt.Errorf("project %s: %w", s.members[i].Name(), err)
+			return fmt.Errorf("project %s: %w", members[i].Name(), err)
 		}
 	}
 	return nil
@@ -76,7 +85,8 @@ func (s *Set) decode(batch []event.Recorded) []Decoded {
 		category := event.Category(r.Stream)
 		want, known := wanted[category]
 		if !known {
-			want = slices.ContainsFunc(s.members, func(m Member) bool { return m.Wants(category) })
+			wants := func(m Member) bool { return m.Wants(category) }
+			want = slices.ContainsFunc(s.members, wants) || slices.ContainsFunc(s.late, wants)
 			wanted[category] = want
 		}
 		if want {
@@ -101,6 +111,14 @@ func (s *Set) Join(m Member) {
 	s.members = append(s.members, m)
 }
 
+// JoinLate adds a member that takes a batch only after all others have stored
+// it: a cache, which may not have what the view behind it does not.
+func (s *Set) JoinLate(m Member) {
+	s.busy.Lock()
+	defer s.busy.Unlock()
+	s.late = append(s.late, m)
+}
+
 // Leave takes a member out and returns when it is not used any more.
 func (s *Set) Leave(m Member) {
 	s.busy.Lock()
@@ -109,15 +127,20 @@ func (s *Set) Leave(m Member) {
 }
 
 // Swap does something while no batch is under way and, if it succeeds, lets
-// successor take the place of every member of its name.
+// successor take the place of every member of its name, early or late as it was.
 func (s *Set) Swap(successor Member, do func() error) error {
 	s.busy.Lock()
 	defer s.busy.Unlock()
 	if err := do(); err != nil {
 		return err
 	}
-	s.members = slices.DeleteFunc(s.members, func(m Member) bool { return m.Name() == successor.Name() })
-	s.members = append(s.members, successor)
+	named := func(m Member) bool { return m.Name() == successor.Name() }
+	if slices.ContainsFunc(s.late, named) {
+		s.late = append(slices.DeleteFunc(s.late, named), successor)
+		s.members = slices.DeleteFunc(s.members, named)
+		return nil
+	}
+	s.members = append(slices.DeleteFunc(s.members, named), successor)
 	return nil
 }
 

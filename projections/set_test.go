@@ -59,6 +59,43 @@ func TestOneFailingViewFailsTheBatchAndLeavesTheOthersDone(t *testing.T) {
 	<-flushed
 }
 
+func TestACacheTakesABatchAfterAllOthersHaveIt(t *testing.T) {
+	w := newWorld(t)
+	index, cache := newMemory[projections.Stock](), newMemory[projections.Stock]()
+	view, copied := projections.StockView(), projections.StockView()
+	copied.Name = "copy"
+	set := projections.NewSet(w.events, projector(w, view, index))
+	set.JoinLate(projector(w, copied, cache))
+	cache.taken = func(doc projections.Doc[projections.Stock]) {
+		if at, err := index.Revisions(t.Context(), []string{doc.Stream}); err != nil || at[doc.Stream] < doc.Revision {
+			t.Errorf("%s is cached at %d while the index is at %d, %v", doc.Stream, doc.Revision, at[doc.Stream], err)
+		}
+	}
+	history := w.received("a", 3)
+	handle(t, set, history[:1]...)
+
+	// What the index does not take, the cache does not get.
+	index.fail = func(op string) error { return errBroken }
+	if err := set.Handle(t.Context(), history[1:]); !errors.Is(err, errBroken) {
+		t.Errorf("handle: %v", err)
+	}
+	if at, _ := cache.Revisions(t.Context(), []string{"inventory-a"}); at["inventory-a"] != 1 {
+		t.Errorf("the cache is at %d", at["inventory-a"])
+	}
+	index.fail = nil
+	handle(t, set, history[1:]...)
+
+	// A successor is as late as what it replaces.
+	next := newMemory[projections.Stock]()
+	next.taken = cache.taken
+	if err := set.Swap(projector(w, copied, next), func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	handle(t, set, w.received("a", 4)...)
+	folds(w, projections.StockView(), index)
+	folds(w, projections.StockView(), next)
+}
+
 func TestAWaitingReaderIsWokenByTheFlush(t *testing.T) {
 	w := newWorld(t)
 	m := newMemory[projections.Stock]()

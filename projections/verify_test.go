@@ -76,6 +76,30 @@ func TestVerifyFindsWhatIsNotTheFold(t *testing.T) {
 	}
 }
 
+func TestACacheMayForgetAndNotBeWrong(t *testing.T) {
+	w := newWorld(t)
+	m := newMemory[projections.Stock]()
+	for _, sku := range []string{"kept", "forgotten", "wrong"} {
+		apply(t, projector(w, projections.StockView(), m), decoded(w, w.received(sku, 3)...)...)
+	}
+	delete(m.docs, "inventory-forgotten")
+	m.docs["inventory-wrong"] = stored{3, []byte(`{"sku":"wrong","on_hand":7,"changed_at":"2026-03-14T12:00:00Z"}`)}
+	var found []string
+	v := projections.Verification[projections.Stock]{
+		View: projections.StockView(), Events: w.events, Log: &w.store, Source: &w.store, Docs: m, Cache: true,
+		Report: func(d projections.Difference) error {
+			found = append(found, d.Stream+" "+string(d.Kind))
+			return nil
+		},
+	}
+	if _, err := v.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"inventory-wrong differs"}, found); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func TestVerifyIsNotMisledByAViewOnTheMove(t *testing.T) {
 	w := newWorld(t)
 	m := newMemory[projections.Stock]()

@@ -17,6 +17,11 @@
 // order is folded, so that its reader learns that the history is corrupt, and
 // readers of other orders notice nothing (TestACorruptOrderIsReportedAlone).
 //
+// Views may be away, and orders are not: one order by its id is then folded from
+// its stream, while lists, sums and statements answer 503 with Retry-After
+// (TestAnOrderIsServedWhileTheViewsAreAway). Folding a list was rejected: it is
+// as long as the buyer's whole history, just when the system is in trouble.
+//
 // Cursors are authenticated and bound to the query they came from. A cursor is
 // a position in somebody's list; taken over to another list, or made up, it
 // would skip orders silently (TestACursorIsGoodForItsOwnQueryOnly).
@@ -147,6 +152,9 @@ func (a *api) query(run func(context.Context, *request) (answer, error), paramet
 			return err
 		}
 		out, err := run(c.Request.Context(), in)
+		if errors.Is(err, projections.ErrUnavailable) {
+			return away(err)
+		}
 		if err != nil {
 			return err
 		}

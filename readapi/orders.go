@@ -156,27 +156,38 @@ func (a *api) order(ctx context.Context, r *request) (answer, error) {
 }
 
 // newestOrder gives an order's document, or the fold of its stream where the
-// view has none, is behind what the reader has seen, or follows it no more.
+// view has none, is away, is behind what the reader has seen, or follows it no
+// more.
 func (a *api) newestOrder(ctx context.Context, r *request) (projections.Doc[projections.Order], error) {
 	stream := "order-" + r.id
-	docs, err := a.Buyers.Get(ctx, []string{stream})
-	if err != nil {
+	doc, found, err := a.storedOrder(ctx, stream)
+	if err != nil && !errors.Is(err, projections.ErrUnavailable) {
 		return projections.Doc[projections.Order]{}, err
 	}
-	parked, err := a.Buyers.Parked(ctx, []string{stream})
-	if err != nil {
-		return projections.Doc[projections.Order]{}, err
-	}
-	_, stuck := parked[stream]
-	doc, found := docs[stream]
 	written := r.token[stream]
 	if a.Newest != nil {
 		written = max(written, a.Newest(stream))
 	}
-	if _, placed := doc.Body.Facts(); found && placed && !stuck && doc.Revision >= written {
+	if _, placed := doc.Body.Facts(); found && placed && doc.Revision >= written {
 		return doc, nil
 	}
 	return a.fold(ctx, stream, r)
+}
+
+// storedOrder gives the document that the view has of an order, unless it
+// follows the order no more.
+func (a *api) storedOrder(ctx context.Context, stream string) (doc projections.Doc[projections.Order], ok bool, err error) {
+	docs, err := a.Buyers.Get(ctx, []string{stream})
+	if err != nil {
+		return doc, false, err
+	}
+	parked, err := a.Buyers.Parked(ctx, []string{stream})
+	if err != nil {
+		return doc, false, err
+	}
+	doc, ok = docs[stream]
+	_, stuck := parked[stream]
+	return doc, ok && !stuck, nil
 }
 
 func (a *api) fold(ctx context.Context, stream string, r *request) (projections.Doc[projections.Order], error) {

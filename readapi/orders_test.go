@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"cartwright/domain/order"
 	"cartwright/domain/personal"
 	"cartwright/infra/keyring"
+	"cartwright/projections"
 	"cartwright/readapi"
 )
 
@@ -89,6 +91,35 @@ func TestAnOrderIsFoldedWhereItsViewIsBehind(t *testing.T) {
 	}
 	w.refused(w.get(path, seen("order-"+string(id), 99)...), http.StatusServiceUnavailable, "not_caught_up")
 	w.refused(w.get("/v1/orders/0598392000009123456"), http.StatusNotFound, "unknown_order")
+}
+
+func TestAnOrderIsServedWhileTheViewsAreAway(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	w.funds(10_000)
+	id := w.buys("123456", "tea:1", 1)
+	w.project()
+	w.pays(id)
+	away := fmt.Errorf("connection refused by 10.1.2.3: %w", projections.ErrUnavailable)
+	w.buyers.broken, w.index.broken, w.stock.broken, w.offers.broken, w.accounts.broken = away, away, away, away, away
+	if got := w.object("/v1/orders/" + string(id))["status"]; got != "paid" {
+		t.Errorf("the order's stream says paid, and the answer %v", got)
+	}
+	w.refused(w.get("/v1/orders/0598392000009123456"), http.StatusNotFound, "unknown_order")
+	for _, path := range []string{
+		"/v1/buyers/123456/orders", "/v1/buyers/123456/orders?status=paid", "/v1/sellers/s1/orders", "/v1/sellers/s1/summary",
+		"/v1/inventory/tea:1", "/v1/skus/tea:1", "/v1/accounts/123456", "/v1/accounts/123456/entries",
+	} {
+		for _, header := range [][]string{nil, seen("order-"+string(id), 2)} {
+			rec := w.get(path, header...)
+			w.refused(rec, http.StatusServiceUnavailable, "views_unavailable")
+			if rec.Header().Get("Retry-After") == "" || strings.Contains(rec.Body.String(), "10.1.2.3") {
+				t.Errorf("%s: %v %s", path, rec.Header(), rec.Body)
+			}
+		}
+	}
+	w.index.broken = errors.New("a fault of ours")
+	w.refused(w.get("/v1/sellers/s1/orders"), http.StatusInternalServerError, "internal")
 }
 
 func TestAnOrderIsNeverOlderThanThisProcessWroteIt(t *testing.T) {

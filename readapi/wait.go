@@ -37,6 +37,14 @@ func behind() error {
 	}
 }
 
+// away tells a reader that the engine of the views does not answer.
+func away(err error) error {
+	return &domain.Error{
+		Code: domain.Unavailable, Reason: "views_unavailable", RetryAfter: 5 * time.Second, Err: err,
+		Detail: "The views do not answer. Single orders are still served by their ids.",
+	}
+}
+
 // of keeps what a token says of one kind of stream: a view can't be waited for
 // to show what it does not follow.
 func of(token map[string]event.Revision, category string) map[string]event.Revision {

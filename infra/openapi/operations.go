@@ -60,7 +60,7 @@ const (
 	notJSON  = "415 media_type_unsupported"
 	reused   = "422 idempotency_key_reused"
 	stale    = "412 version_stale"
-	behind   = "503 not_caught_up stream_parked"
+	behind   = "503 not_caught_up stream_parked views_unavailable"
 )
 
 func operations() []operation {

@@ -166,14 +166,15 @@ var catalogue = map[string]string{
 	"wrong_currency":         "The currency is another one",
 
 	// What passes.
-	"busy":            "Too many ask for the same thing",
-	"log_unavailable": "The event log does not answer",
-	"not_caught_up":   "The view has not caught up",
-	"not_ready":       "The server is not ready",
-	"overloaded":      "The server is overloaded",
-	"shutting_down":   "The server is stopping",
-	"stream_parked":   "The view does not follow this any further",
-	"timeout":         "There was no answer in time",
+	"busy":              "Too many ask for the same thing",
+	"log_unavailable":   "The event log does not answer",
+	"not_caught_up":     "The view has not caught up",
+	"views_unavailable": "The views do not answer",
+	"not_ready":         "The server is not ready",
+	"overloaded":        "The server is overloaded",
+	"shutting_down":     "The server is stopping",
+	"stream_parked":     "The view does not follow this any further",
+	"timeout":           "There was no answer in time",
 
 	// Our faults.
 	"history_corrupt": "The history cannot be read",

@@ -63,6 +63,16 @@ func openBookmark(ctx context.Context, m Marks, name string) (*bookmark, error) 
 	return b, nil
 }
 
+// Bookmark is how far the relay of that name has come: everything up to there
+// was published, and usually more.
+func Bookmark(ctx context.Context, m Marks, name string) (uint64, error) {
+	b, err := openBookmark(ctx, m, name)
+	if err != nil {
+		return 0, err
+	}
+	return b.position, nil
+}
+
 // move writes a position. event.ErrConflict says that somebody else has. After
 // any other error the outcome is unknown: the next move first makes the same
 // append again, which settles it, and may then not be at the position asked for.
