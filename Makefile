@@ -16,8 +16,11 @@ SOAK_TIMEOUT ?= 4h
 BENCH        ?= .
 BENCHTIME    ?= 1s
 BENCHCOUNT   ?= 1
+SERVICES_DIR ?= data/services
+INTEGRATION_DIR ?= data/integration
+REAL         ?= ./infra/services ./infra/kafkabus ./infra/elasticviews ./infra/redisviews .
 
-.PHONY: all fmt lint vet test soak bench build clean help
+.PHONY: all fmt lint vet test integration services-up services-down soak bench build clean help
 .DEFAULT_GOAL := all
 
 all: fmt lint test ## format, lint and test (what `make` alone does)
@@ -34,6 +37,19 @@ vet: ## a quick look by the compiler's own checker
 test: ## run all tests under the race detector, laws with RAPID_CHECKS cases each
 	RAPID_CHECKS=$(RAPID_CHECKS) $(GO) test -race -timeout 20m $(TESTFLAGS) $(PKG)
 
+services-up: ## start real Kafka, Elasticsearch and Redis on loopback, and say where they are
+	infra/services/up.sh $(SERVICES_DIR)
+
+services-down: ## stop what services-up started
+	infra/services/down.sh $(SERVICES_DIR)
+
+integration: ## run the tests of real servers, and every scenario on them
+	infra/services/up.sh $(INTEGRATION_DIR)
+	status=0; \
+	CARTWRIGHT_SERVICES=$(abspath $(INTEGRATION_DIR))/env RAPID_CHECKS=$(RAPID_CHECKS) \
+		$(GO) test -race -tags integration -count=1 -timeout 30m $(TESTFLAGS) $(REAL) || status=$$?; \
+	infra/services/down.sh $(INTEGRATION_DIR); exit $$status
+
 soak: ## run all tests with SOAK_CHECKS cases a law: for a night
 	RAPID_CHECKS=$(SOAK_CHECKS) $(GO) test -count=1 -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) $(PKG)
 
@@ -47,4 +63,4 @@ clean: ## remove what building and profiling left, but no data
 	rm -f cartwright *.prof *.test
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

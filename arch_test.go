@@ -56,7 +56,7 @@ var doors = map[string]door{
 	"infra/kafkanode": {others: []string{"github.com/twmb/franz-go"}},
 	"infra/kafkabus": {
 		ours:   []string{"domain", "projections"},
-		others: []string{"github.com/IBM/sarama", "github.com/ThreeDotsLabs/watermill", "github.com/ThreeDotsLabs/watermill-kafka", modUUID, modSync},
+		others: []string{"github.com/IBM/sarama", "github.com/ThreeDotsLabs/watermill", "github.com/ThreeDotsLabs/watermill-kafka", "github.com/twmb/franz-go/pkg/sasl", modUUID, modSync},
 	},
 	"infra/process": {ours: []string{"domain", "infra/kafkabus"}, others: []string{"github.com/ThreeDotsLabs/watermill", modUUID}},
 
@@ -68,12 +68,13 @@ var doors = map[string]door{
 
 	// The edge of both APIs.
 	"infra/problem":  {ours: []string{"domain"}, others: []string{modGin}},
-	"infra/httpedge": {ours: []string{"domain", "infra/problem"}, others: []string{modGin}},
+	"infra/httpedge": {ours: []string{"domain", "infra/problem"}, others: []string{modGin, "golang.org/x/time"}},
 	"infra/token":    {ours: []string{"domain"}},
 	"infra/openapi":  {ours: []string{"domain"}},
 
 	// What tests are made of: they import what test files do.
 	"infra/services":  {},
+	"infra/tlstest":   {},
 	"infra/faults":    {ours: []string{"domain", "commands", "projections"}},
 	"infra/storetest": {ours: []string{"domain", "commands"}, others: []string{modCmp, modRapid, modGoleak, modUUID}},
 	"infra/bustest":   {ours: []string{"domain", "projections"}, others: []string{modCmp, modRapid, modGoleak, modUUID}},

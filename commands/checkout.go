@@ -47,9 +47,8 @@ func (s *Shop) Checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 		return Placed{}, err
 	}
 	// A cause is looked for in its order's stream. With another order's id it
-	// would be another command there, so what placed what is kept in mind too,
-	// as far as this process has seen it.
-	if id, known := s.placed.GetIfPresent(r.Cause); known && id != string(c.Order) {
+	// would be another command there, so what placed what is kept in mind too.
+	if id, known := s.placedBy(ctx, r.Cause); known && id != string(c.Order) {
 		return Placed{}, sameBody(id, string(c.Order))
 	}
 	free, err := s.turn(ctx, string(c.Order))
@@ -68,7 +67,7 @@ func (s *Shop) Checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	s.begun.Set(string(c.Order), struct{}{})
 	p, err := s.insist(ctx, r, c)
 	if err == nil {
-		s.placed.Set(r.Cause, string(c.Order))
+		s.remember(ctx, r.Cause, c.Order)
 	}
 	if err == nil || domain.CodeOf(err) == "" || domain.CodeOf(err) == domain.Unavailable {
 		return p, err
@@ -159,13 +158,35 @@ func (s *Shop) checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	return s.standAll(ctx, done)
 }
 
+// placedBy is the order that a cause has placed, as far as this process has seen
+// it or the register knows.
+func (s *Shop) placedBy(ctx context.Context, cause string) (id string, known bool) {
+	if id, known = s.placed.GetIfPresent(cause); known || s.register == nil {
+		return id, known
+	}
+	id, known, err := s.register.Look(ctx, cause)
+	return id, known && err == nil
+}
+
+// remember notes what a cause has placed. A register that is away costs nothing
+// but the note.
+func (s *Shop) remember(ctx context.Context, cause string, id orderid.ID) {
+	if noted, known := s.placed.GetIfPresent(cause); known && noted == string(id) {
+		return
+	}
+	s.placed.Set(cause, string(id))
+	if s.register != nil {
+		_ = s.register.Remember(context.WithoutCancel(ctx), cause, string(id))
+	}
+}
+
 // recallPlaced answers a checkout that was carried out before.
 func (s *Shop) recallPlaced(ctx context.Context, r Request, id orderid.ID) (Placed, bool, error) {
 	done, found, err := s.orders.Recall(ctx, string(id), r)
 	if err != nil || !found {
 		return Placed{}, false, err
 	}
-	s.placed.Set(r.Cause, string(id))
+	s.remember(ctx, r.Cause, id)
 	p, err := s.standAll(ctx, done)
 	return p, true, err
 }

@@ -38,6 +38,16 @@ type Setup struct {
 	Sealer    Sealer
 	Now       func() time.Time // time.Now if nil
 	PayWithin time.Duration    // the constant PayWithin if 0
+	Register  Register         // nil where this process is the only one
+}
+
+// A Register remembers for all processes which order a request has placed, for
+// about as long as anybody might send it again. It may forget and it may be
+// away: a request is found by its order's id without it, and is only not told
+// from another that comes under the same key with another order's id.
+type Register interface {
+	Look(ctx context.Context, cause string) (order string, known bool, err error)
+	Remember(ctx context.Context, cause, order string) error
 }
 
 // A Shop carries out all commands. It may be used concurrently, and must be closed.
@@ -49,6 +59,7 @@ type Shop struct {
 	busy      keyedLocks
 	begun     *otter.Cache[string, struct{}] // order ids whose checkout was tried in this process
 	placed    *otter.Cache[string, string]   // order ids, by the cause that placed them
+	register  Register                       // the same, of all processes; may be nil
 
 	orders   *Handler[order.Order, order.Command, order.Event]
 	stock    *Handler[inventory.Stock, inventory.Command, inventory.Event]
@@ -91,7 +102,7 @@ func Open(s Setup) (*Shop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache of placed checkouts: %w", err)
 	}
-	shop := &Shop{sealer: s.Sealer, now: s.Now, payWithin: s.PayWithin, draw: newDrawer(s.Now), begun: begun, placed: placed}
+	shop := &Shop{sealer: s.Sealer, now: s.Now, payWithin: s.PayWithin, draw: newDrawer(s.Now), begun: begun, placed: placed, register: s.Register}
 	return shop, errors.Join(
 		open(&shop.orders, s, events, "order", order.Decider, nil),
 		open(&shop.stock, s, events, "inventory", inventory.Decider, reservationEvent),

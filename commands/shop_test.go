@@ -44,12 +44,17 @@ type world struct {
 
 func newWorld(tb testing.TB, store commands.Store, clock *atomic.Int64) *world {
 	tb.Helper()
+	return newWorldWith(tb, store, clock, nil)
+}
+
+func newWorldWith(tb testing.TB, store commands.Store, clock *atomic.Int64, register commands.Register) *world {
+	tb.Helper()
 	ring, err := keyring.New(store, make([]byte, personal.KeySize))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	shop, err := commands.Open(commands.Setup{
-		Store: store, Sealer: ring, Now: func() time.Time { return time.UnixMilli(clock.Add(1)) },
+		Store: store, Sealer: ring, Now: func() time.Time { return time.UnixMilli(clock.Add(1)) }, Register: register,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -292,6 +297,54 @@ func TestOneRequestSentManyTimesMakesOneOrder(t *testing.T) {
 		t.Fatalf("a taken id: %v", err)
 	}
 	w.wantStock("a", 10, 1, 0)
+}
+
+// A notebook is a register in memory, which may be away.
+type notebook struct {
+	mu    sync.Mutex
+	notes map[string]string
+	away  error
+}
+
+func (n *notebook) Look(_ context.Context, cause string) (string, bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	id, known := n.notes[cause]
+	return id, known, n.away
+}
+
+func (n *notebook) Remember(_ context.Context, cause, id string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.away == nil {
+		n.notes[cause] = id
+	}
+	return n.away
+}
+
+func TestAnotherProcessKnowsWhichOrderAKeyHasPlaced(t *testing.T) {
+	store, clock, notes := new(memstore.Store), newClock(), &notebook{notes: map[string]string{}}
+	first := newWorldWith(t, store, clock, notes)
+	second := newWorldWith(t, store, clock, notes)
+	first.offer("a", "seller-1", 100)
+	first.receive("a", 10)
+	one := commands.Item{SKU: "a", Quantity: 1}
+	id := first.id()
+	_, err := first.Checkout(first.ctx(), named("c"), cart(id, one))
+	first.must(err)
+	if _, err = second.Checkout(second.ctx(), named("c"), cart(first.id(), one)); domain.ReasonOf(err) != "idempotency_key_reused" {
+		t.Errorf("the same key with another order's id: %v", err)
+	}
+	p, err := second.Checkout(second.ctx(), named("c"), cart(id, one))
+	if err != nil || !p.Repeated {
+		t.Errorf("a repeat: %v, repeated %t", err, p.Repeated)
+	}
+	// Without the register everything goes on, only less is noticed.
+	notes.away = errors.New("connection refused")
+	if p, err = second.Checkout(second.ctx(), named("d"), cart(first.id(), one)); err != nil || p.Repeated {
+		t.Errorf("while the register is away: %v, repeated %t", err, p.Repeated)
+	}
+	first.wantStock("a", 10, 2, 0)
 }
 
 func TestARepeatIsAnsweredThoughTheStockIsGoneByNow(t *testing.T) {

@@ -14,7 +14,7 @@
 // documents (TestConformance adds them up by hand). Not chosen: summing when
 // asked, which costs a seller's whole history each time.
 //
-// Text is cut into words here and not by SQLite: Chinese and Japanese have no
+// Text is cut into words by projections and not by SQLite: Chinese and Japanese have no
 // spaces, so their runs are indexed as overlapping pairs, and single characters
 // beside them. A search names its buyer or seller inside the text index too, so
 // that a common word costs one party's orders and not everybody's. Titles never
