@@ -175,6 +175,68 @@ func TestAnAppendOfUnknownOutcomeIsSentAgain(t *testing.T) {
 	}
 }
 
+// TestADeniedAppendIsGivenUp has a store that lets nobody write, and one that
+// stops to after an append whose outcome is not known.
+func TestADeniedAppendIsGivenUp(t *testing.T) {
+	store := new(memstore.Store)
+	var asked int
+	denied := true
+	h := lanes(t, faults.Store{Store: store, BeforeAppend: func(string) error {
+		if asked++; denied {
+			return fmt.Errorf("no such user: %w", event.ErrDenied)
+		}
+		return nil
+	}})
+	_, err := h.Handle(t.Context(), "a", named("1"), receive(7))
+	if domain.CodeOf(err) != domain.Unavailable || domain.ReasonOf(err) != "log_unavailable" || !errors.Is(err, event.ErrDenied) || asked != 1 {
+		t.Fatalf("asked %d times: %v", asked, err)
+	}
+	denied = false
+	if done, err := h.Handle(t.Context(), "a", named("2"), receive(7)); err != nil || done.Revision != 1 {
+		t.Fatalf("once it may: %+v, %v", done, err)
+	}
+}
+
+func TestADeniedRepeatDoesNotSayThatNothingWasDone(t *testing.T) {
+	store := new(memstore.Store)
+	asked, denied := 0, true
+	h := lanes(t, faults.Store{
+		Store: store,
+		BeforeAppend: func(string) error {
+			if asked++; denied && asked > 1 {
+				return event.ErrDenied
+			}
+			return nil
+		},
+		AfterAppend: func(string) error {
+			if denied {
+				return faults.ErrInjected
+			}
+			return nil
+		},
+	})
+	_, err := h.Handle(t.Context(), "a", named("1"), receive(7))
+	if err == nil || domain.CodeOf(err) != "" || !errors.Is(err, event.ErrDenied) || asked != 2 {
+		t.Fatalf("asked %d times: %v", asked, err)
+	}
+	denied = false
+	done, err := h.Handle(t.Context(), "a", named("1"), receive(7))
+	if err != nil || !done.Repeated || done.Revision != 1 {
+		t.Fatalf("a repeat once it may: %+v, %v", done, err)
+	}
+	if n := len(history(t, store)); n != 1 {
+		t.Fatalf("stored %d times", n)
+	}
+}
+
+func TestADeniedReadSaysWhenToComeAgain(t *testing.T) {
+	h := lanes(t, faults.Store{Store: new(memstore.Store), BeforeLoad: func(string) error { return event.ErrDenied }})
+	_, err := h.Handle(t.Context(), "a", named("1"), receive(7))
+	if e, ok := errors.AsType[*domain.Error](err); !ok || e.Reason != "log_unavailable" || e.RetryAfter < 10*time.Second {
+		t.Fatalf("got %v", err)
+	}
+}
+
 func TestARepeatedCommandIsAnsweredAgain(t *testing.T) {
 	store := new(memstore.Store)
 	ask := commands.Request{Cause: "c1", Digest: "d"}

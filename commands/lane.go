@@ -195,8 +195,9 @@ func (l *lane[S, C, E]) settle(ctx context.Context, b *batch[S, C, E], confirmed
 }
 
 // append stores records. It returns only once it is certain that they are in,
-// or that they are not.
+// or that they are not, or that there is no way to find out.
 func (l *lane[S, C, E]) append(ctx context.Context, records []event.Recorded) error {
+	unknown := false
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		actx, cancel := context.WithTimeout(ctx, l.handler.spec.Timeout)
 		err := l.handler.spec.Store.Append(actx, l.stream, l.fold.at, records)
@@ -208,10 +209,26 @@ func (l *lane[S, C, E]) append(ctx context.Context, records []event.Recorded) er
 			return &domain.Error{Code: domain.Invalid, Reason: "too_large", Detail: "This is more than one append may hold.", Err: err}
 		case errors.Is(err, event.ErrDeleted):
 			return &domain.Error{Code: domain.NotFound, Reason: "deleted", Detail: "This was erased.", Err: err}
+		case errors.Is(err, event.ErrDenied) && !unknown:
+			return deniedError(l.stream, err)
+		case errors.Is(err, event.ErrDenied):
+			// This try did nothing, but the one before may have. To go on asking
+			// would be in vain, so whoever asked is told that nobody knows.
+			return fmt.Errorf("append to %s, outcome unknown: %w", l.stream, err)
 		}
+		unknown = true
 		if !l.pause(wait) {
 			return fmt.Errorf("append to %s, outcome unknown: %w", l.stream, err)
 		}
+	}
+}
+
+// deniedError says that the log does not let this process in. Only an operator
+// can help, so nobody should come again in a second.
+func deniedError(stream string, err error) error {
+	return &domain.Error{
+		Code: domain.Unavailable, Reason: "log_unavailable", RetryAfter: 30 * time.Second,
+		Detail: "The event log can't be used at the moment.", Err: fmt.Errorf("%s: %w", stream, err),
 	}
 }
 
@@ -255,6 +272,9 @@ func readError(stream string, err error) error {
 	}
 	if _, corrupt := errors.AsType[*event.CorruptError](err); corrupt {
 		return err
+	}
+	if errors.Is(err, event.ErrDenied) {
+		return deniedError(stream, err)
 	}
 	return &domain.Error{
 		Code: domain.Unavailable, Reason: "log_unavailable", RetryAfter: time.Second,

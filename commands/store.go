@@ -14,8 +14,8 @@ type Store interface {
 	// nobody wrote to is empty; a tombstoned one is event.ErrDeleted.
 	Load(ctx context.Context, stream string, after event.Revision) iter.Seq2[event.Recorded, error]
 	// Append adds events behind revision after, all or none. event.ErrConflict,
-	// event.ErrTooLarge and event.ErrDeleted say that it certainly did not;
-	// after any other error the same events appended at the same revision
-	// succeed without being there twice.
+	// event.ErrTooLarge, event.ErrDeleted and event.ErrDenied say that it
+	// certainly did not; after any other error the same events appended at the
+	// same revision succeed without being there twice.
 	Append(ctx context.Context, stream string, after event.Revision, events []event.Recorded) error
 }

@@ -58,6 +58,10 @@ var (
 	ErrTooLarge = errors.New("append is too large")
 	// ErrDeleted reports a stream that was tombstoned.
 	ErrDeleted = errors.New("stream is deleted")
+	// ErrDenied reports a store that does not let this caller do what it asks:
+	// wrong credentials, a missing right, a certificate that is not accepted. It
+	// is no outage, and does not pass by waiting. Any call may be answered by it.
+	ErrDenied = errors.New("access is denied")
 )
 
 // Category is what stands before the first dash of a stream's name.

@@ -357,5 +357,6 @@ func openStore(t *testing.T, uri string) *esdbstore.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = store.Close() })
 	return store
 }

@@ -25,6 +25,18 @@
 // a rule for its overflow; the log is that queue already
 // (TestASlowSubscriberFallsBehindAndCatchesUp).
 //
+// Who may call is a matter of the listener (Door): the socket in the data folder
+// trusts whoever the file system lets near it, as a database's does; a port may
+// want TLS, and users with passwords or certificates. Gossip and server features
+// are open to all, since the client asks for both before it says who it is
+// (TestOnlyUsersAreLetIn). An append that is refused is read to its end first, or
+// the client would report a broken connection instead of the refusal.
+//
+// A backup is a checkpoint of Pebble's, taken between two commits without
+// stopping them, so it is the log as it was at one moment
+// (TestABackupUnderLoadIsAWholeLog). Check reads a log that nobody has open and
+// finds what has changed on the disk (TestCheckFindsDamage).
+//
 // Positions count events from 1 and are not byte offsets as in EventStoreDB.
 // They are opaque there, and contiguous here.
 package esdbnode
@@ -60,9 +72,14 @@ type Options struct {
 // Node is an open node. Its methods may be called concurrently.
 type Node struct {
 	store     *store
+	log       *slog.Logger
+	fs        vfs.FS
 	server    *grpc.Server
 	closeOnce sync.Once
 	closeErr  error
+
+	using  sync.RWMutex // held for reading by what must not find the log closed
+	closed bool
 }
 
 // maxMessage is the largest message taken: what the official client takes, so
@@ -94,7 +111,7 @@ func Open(o Options) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open event log: %w", err)
 	}
-	n := &Node{store: s, server: newServer()}
+	n := &Node{store: s, log: o.Log, fs: o.FS, server: newServer()}
 	streams.RegisterStreamsServer(n.server, &streamsService{store: s, maxAppend: o.MaxAppend})
 	serverfeatures.RegisterServerFeaturesServer(n.server, featuresService{})
 	gossip.RegisterGossipServer(n.server, gossipService{now: o.Now})
@@ -108,13 +125,29 @@ func newServer() *grpc.Server {
 		// The client pings every ten seconds, streams or not; grpc's default would hang up on it.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true), // the log is closed only after nobody uses it
+		grpc.Creds(doorkeeper{}),
+		grpc.ConnectionTimeout(handshake),
+		grpc.UnaryInterceptor(admitUnary),
+		grpc.StreamInterceptor(admitStream),
 	)
 }
 
+// handshake is how long a connection may take to say hello.
+const handshake = 20 * time.Second
+
 // Serve answers on a listener until Close, which closes the listener and lets
-// Serve return nil. It may be called for several listeners at once.
-func (n *Node) Serve(l net.Listener) error {
-	if err := n.server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+// Serve return nil. It trusts whoever can connect. It may be called for several
+// listeners at once.
+func (n *Node) Serve(l net.Listener) error { return n.ServeThrough(l, Door{}) }
+
+// ServeThrough is Serve for those whom a door lets in. A door that makes no
+// sense is an error, and leaves the listener open.
+func (n *Node) ServeThrough(l net.Listener, d Door) error {
+	g, err := d.guard(n.log)
+	if err != nil {
+		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+	}
+	if err := n.server.Serve(entrance{l, g}); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
 	}
 	return nil
@@ -144,6 +177,9 @@ func (n *Node) close(ctx context.Context) error {
 		n.server.Stop()
 		<-stopped
 	}
+	n.using.Lock()
+	defer n.using.Unlock()
+	n.closed = true
 	if err := n.store.close(); err != nil {
 		return fmt.Errorf("close event log: %w", err)
 	}

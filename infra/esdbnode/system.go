@@ -42,8 +42,8 @@ type gossipService struct {
 	now func() time.Time
 }
 
-// Read names the address at which the caller has reached the node already,
-// which is one that works for it.
+// Read names the address that the caller's door advertises, or the one at which
+// the caller has reached the node already, which is one that works for it.
 func (g gossipService) Read(ctx context.Context, _ *shared.Empty) (*gossip.ClusterInfo, error) {
 	id := uuid.NewSHA1(uuid.Nil, []byte("cartwright node"))
 	return &gossip.ClusterInfo{Members: []*gossip.MemberInfo{{
@@ -56,6 +56,9 @@ func (g gossipService) Read(ctx context.Context, _ *shared.Empty) (*gossip.Clust
 }
 
 func endpoint(ctx context.Context) *gossip.EndPoint {
+	if e, ok := entryOf(ctx); ok && e.guard.advertise != nil {
+		return e.guard.advertise
+	}
 	p, ok := peer.FromContext(ctx)
 	if !ok || p.LocalAddr == nil {
 		return &gossip.EndPoint{}

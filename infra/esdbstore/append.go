@@ -21,8 +21,8 @@ const maxAppend = 1 << 20
 // events (by id) at the same revision a second time change nothing and succeed.
 // An append of no events does nothing.
 //
-// event.ErrConflict, event.ErrTooLarge and event.ErrDeleted say that nothing was
-// appended. After any other error it may have been: append the same again.
+// event.ErrConflict, event.ErrTooLarge, event.ErrDeleted and event.ErrDenied say
+// that nothing was appended. After any other error it may have been: append the same again.
 func (s *Store) Append(ctx context.Context, stream string, after event.Revision, events []event.Recorded) error {
 	if len(events) == 0 {
 		return nil

@@ -11,9 +11,21 @@
 // TestTheStoreSurvivesARestartOfItsNode). Its Close panics while calls are
 // pending, so ours waits for them (TestCloseWaitsForPendingCalls).
 //
+// It takes a certificate that it does not trust, or that is not taken from it,
+// for a node that is away, and looks on for ever. So Connect shakes hands with
+// the nodes itself (TestWhatWillNeverGetBetterEndsOpenAtOnce). Given several
+// hosts and the scheme esdb+discover it asks none of them and looks at an empty
+// address instead; the hosts are what is asked here
+// (TestSeveralHostsOfWhichOneIsDead).
+//
 // Only answers that prove it are reported as "not appended". All else, from a
 // deadline to a broken connection, leaves the outcome unknown, and the same
 // append at the same revision settles it: EventStoreDB compares the event ids.
+//
+// Copy carries a history from one log to another. It is here and not beside the
+// store, because it carries events as they lie, whoever wrote them, and those are
+// the client's. Appends at exact revisions make it as repeatable as any append of
+// ours (TestACopyThatIsBrokenOffGoesOn, TestATargetWithAnotherHistoryIsRefused).
 package esdbstore
 
 import (
@@ -21,12 +33,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"cartwright/domain/event"
 )
@@ -51,63 +63,106 @@ type Store struct {
 	pending sync.WaitGroup // calls of the client that have not returned
 }
 
-// Open connects to the node or cluster that a URI names and waits until it
-// answers or ctx ends. A URI is EventStoreDB's own, esdb:// or esdb+discover://,
-// or unix:///path for a node on a socket.
+// Open is Connect to an address with which all is said.
 func Open(ctx context.Context, uri string, log *slog.Logger) (*Store, error) {
+	return Connect(ctx, Config{URI: uri}, log)
+}
+
+// Connect connects to a node or cluster and waits until it answers or ctx ends.
+// It does not wait for what will not change: wrong credentials, a missing right
+// and certificates that are not accepted fail at once with event.ErrDenied.
+func Connect(ctx context.Context, c Config, log *slog.Logger) (*Store, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	config, err := configure(uri)
+	config, err := c.configure()
 	if err != nil {
 		return nil, fmt.Errorf("event store address: %w", err)
 	}
+	p, err := newProbe(config)
+	if err == nil {
+		err = p.look(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reach the event store at %s: %w", c, err)
+	}
+	said := &lastWord{}
 	config.Logger = func(level esdb.LogLevel, format string, args ...any) {
-		log.Debug("event store client", "level", level, "says", fmt.Sprintf(format, args...))
+		text := fmt.Sprintf(format, args...)
+		said.note(level, text)
+		log.Debug("event store client", "level", level, "says", text)
 	}
 	client, err := esdb.NewClient(config)
 	if err != nil {
 		return nil, fmt.Errorf("event store client: %w", err)
 	}
 	s := &Store{client: client, log: log, closing: make(chan struct{})}
-	if _, err := s.Head(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("reach the event store at %s: %w", redact(uri), err), s.close(0))
+	if err := s.reach(ctx, p, said); err != nil {
+		return nil, errors.Join(fmt.Errorf("reach the event store at %s: %w", c, err), s.close(0))
 	}
 	return s, nil
 }
 
-func configure(uri string) (*esdb.Configuration, error) {
-	socket, isSocket := strings.CutPrefix(uri, "unix://")
-	if isSocket {
-		uri = "esdb://localhost:2113?tls=false" // its parser refuses a socket, the rest of it does not
-	}
-	config, err := esdb.ParseConnectionString(uri)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", redact(uri), err)
-	}
-	if isSocket {
-		if !strings.HasPrefix(socket, "/") {
-			return nil, fmt.Errorf("unix://%s: a socket needs an absolute path", socket)
+// reach waits for the first answer. Meanwhile it goes on looking whether the
+// nodes that come up are ones that we will never get on with.
+func (s *Store) reach(ctx context.Context, p *probe, said *lastWord) error {
+	inner, stop := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for wait := (pauses{}); inner.Err() == nil; {
+			wait.rest(inner)
+			if err := p.look(inner); err != nil && inner.Err() == nil {
+				stop(err)
+			}
 		}
-		config.Address = "unix://" + socket
+	})
+	err := s.firstAnswer(inner)
+	stop(nil)
+	watch.Wait()
+	if denied := context.Cause(inner); errors.Is(denied, event.ErrDenied) {
+		return denied
 	}
-	if !strings.Contains(strings.ToLower(uri), "maxdiscoverattempts=") {
-		config.MaxDiscoverAttempts = discoverAttempts
+	if ctx.Err() != nil {
+		return said.wrap(err)
 	}
-	return config, nil
+	return err
 }
 
-// redact takes the password out of a URI that is shown.
-func redact(uri string) string {
-	if u, err := url.Parse(uri); err == nil {
-		return u.Redacted()
+// firstAnswer asks until there is an answer that says something: a node that is
+// just starting says that it is not ready.
+func (s *Store) firstAnswer(ctx context.Context) error {
+	for wait := (pauses{}); ; wait.rest(ctx) {
+		_, err := s.Head(ctx)
+		if c := code(err); err == nil || ctx.Err() != nil ||
+			c != esdb.ErrorUnavailable && c != esdb.ErrorCodeDeadlineExceeded && c != esdb.ErrorAborted && c != esdb.ErrorCodeNotLeader {
+			return err
+		}
 	}
-	scheme, rest, _ := strings.Cut(uri, "://")
-	_, hosts, ok := strings.Cut(rest, "@")
-	if !ok {
-		return uri
+}
+
+// lastWord keeps the last complaint of the client, which tells whoever waits in
+// vain what for.
+type lastWord struct {
+	mu   sync.Mutex
+	text string
+}
+
+func (w *lastWord) note(level esdb.LogLevel, text string) {
+	if level != esdb.LogWarn && level != esdb.LogError {
+		return
 	}
-	return scheme + "://…@" + hosts
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.text = text
+}
+
+func (w *lastWord) wrap(err error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.text == "" {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, w.text)
 }
 
 // Close ends what is under way and lets go of the connection.
@@ -203,6 +258,12 @@ func known(err error) error {
 		return fmt.Errorf("%w: %w", event.ErrConflict, err)
 	case esdb.ErrorCodeStreamDeleted:
 		return fmt.Errorf("%w: %w", event.ErrDeleted, err)
+	case esdb.ErrorCodeUnauthenticated, esdb.ErrorCodeAccessDenied:
+		return fmt.Errorf("%w: %w", event.ErrDenied, err)
+	}
+	switch status.Code(err) { //nolint:exhaustive // as above; a subscription that drops says it so
+	case codes.Unauthenticated, codes.PermissionDenied:
+		return fmt.Errorf("%w: %w", event.ErrDenied, err)
 	}
 	return err
 }

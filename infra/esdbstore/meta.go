@@ -1,6 +1,7 @@
 package esdbstore
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -19,6 +20,7 @@ const (
 	keyActor       = "actor"
 	keyAt          = "at"
 	keyTrace       = "traceparent"
+	keyCreated     = "created" // when the log took it that the event was copied from
 )
 
 // stored is the metadata as JSON. It is what appendMeta writes by hand
@@ -31,6 +33,7 @@ type stored struct {
 	Actor       string    `json:"actor"`
 	At          time.Time `json:"at"`
 	Trace       string    `json:"traceparent"`
+	Created     time.Time `json:"created"`
 }
 
 // appendMeta writes an event's metadata, leaving out what is empty.
@@ -109,6 +112,41 @@ func readMeta(raw []byte, e *event.Recorded) {
 	if !m.At.IsZero() {
 		e.At = m.At.UTC()
 	}
+	if !m.Created.IsZero() {
+		e.Created = m.Created.UTC()
+	}
+}
+
+// withCreated adds to metadata when the event was stored, behind all that it
+// says already and without a change to that. Metadata that says so already, of
+// an event that is copied a second time, stays as it is. So does metadata that is
+// no JSON object, for which ok is false.
+func withCreated(meta []byte, created time.Time) (out []byte, ok bool) {
+	text := bytes.TrimSpace(meta)
+	if len(text) == 0 {
+		text = []byte("{}")
+	}
+	if m, ours := scanMeta(string(text)); ours {
+		if !m.Created.IsZero() {
+			return meta, true
+		}
+	} else {
+		var others map[string]json.RawMessage
+		if json.Unmarshal(text, &others) != nil || others == nil {
+			return meta, false
+		}
+		if _, said := others[keyCreated]; said {
+			return meta, true
+		}
+	}
+	body := bytes.TrimRight(text[:len(text)-1], " \t\r\n")
+	out = append(make([]byte, 0, len(body)+64), body...)
+	if len(body) > 1 {
+		out = append(out, ',')
+	}
+	out = append(out, `"`+keyCreated+`":"`...)
+	out = created.UTC().AppendFormat(out, time.RFC3339Nano)
+	return append(out, '"', '}'), true
 }
 
 // scanMeta reads metadata in the form in which appendMeta writes it, and gives
@@ -156,6 +194,8 @@ func (m *stored) set(key, value string) bool {
 		m.At, err = time.Parse(time.RFC3339Nano, value)
 	case keyTrace:
 		m.Trace = value
+	case keyCreated:
+		m.Created, err = time.Parse(time.RFC3339Nano, value)
 	default:
 		return false
 	}

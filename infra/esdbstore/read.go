@@ -120,7 +120,7 @@ func (s *Store) Head(ctx context.Context) (uint64, error) {
 		return head, err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("find the end of the log: %w", err)
+		return 0, fmt.Errorf("find the end of the log: %w", known(err))
 	}
 	return head, nil
 }
@@ -131,7 +131,8 @@ var errDropped = errors.New("subscription was dropped")
 // Follow yields what is in the log behind a position, then what is added, until
 // ctx ends. It gives only streams with one of the prefixes, or, without
 // prefixes, all but system streams. When the connection breaks it goes on where
-// it was, and a caught-up notice comes again when the gap is closed.
+// it was, and a caught-up notice comes again when the gap is closed. Only a
+// refusal, event.ErrDenied, ends it.
 func (s *Store) Follow(ctx context.Context, after uint64, prefixes ...string) iter.Seq2[event.Notice, error] {
 	return func(yield func(event.Notice, error) bool) {
 		f := follower{at: after, prefixes: prefixes}
@@ -148,12 +149,15 @@ func (s *Store) Follow(ctx context.Context, after uint64, prefixes ...string) it
 			case ctx.Err() != nil || errors.Is(err, errClosed):
 				yield(event.Notice{}, fmt.Errorf("follow after %d: %w", f.at, errors.Join(ctx.Err(), err)))
 				return
+			case errors.Is(known(err), event.ErrDenied): // asking again would only fill the log
+				yield(event.Notice{}, fmt.Errorf("follow after %d: %w", f.at, known(err)))
+				return
 			}
 			if f.at > before {
-				f.failures = 0
+				f.pauses = pauses{}
 			}
 			s.log.Warn("subscription was dropped, subscribing again", "position", f.at, "err", err)
-			f.rest(ctx)
+			f.pauses.rest(ctx)
 		}
 	}
 }
@@ -162,20 +166,23 @@ func (s *Store) Follow(ctx context.Context, after uint64, prefixes ...string) it
 type follower struct {
 	at       uint64
 	prefixes []string
-	failures int
+	pauses   pauses
 }
 
-// The pause between two subscriptions grows from the first to the second.
+// pauses are the waits between one try and the next, as many as have failed.
+type pauses struct{ failures int }
+
+// A pause grows from the first of these to the second.
 const (
 	shortestRest = 10 * time.Millisecond
 	longestRest  = 5 * time.Second
 )
 
-// rest waits before the next subscription: longer each time, and never as long
-// as others who lost the same node.
-func (f *follower) rest(ctx context.Context) {
-	pause := min(longestRest, shortestRest<<min(f.failures, 16))
-	f.failures++
+// rest waits before the next try: longer each time, and never as long as others
+// who lost the same node.
+func (p *pauses) rest(ctx context.Context) {
+	pause := min(longestRest, shortestRest<<min(p.failures, 16))
+	p.failures++
 	pause = pause/2 + rand.N(pause/2+1) //nolint:gosec // not a secret
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -201,7 +208,14 @@ func (f *follower) options() esdb.SubscribeToAllOptions {
 
 // subscribe follows the log once, until the subscription drops or take says no.
 func (s *Store) subscribe(ctx context.Context, f *follower, take func(event.Notice) bool) error {
-	options := f.options()
+	return s.listen(ctx, f.options(), func(e *esdb.SubscriptionEvent) bool {
+		n, ok := f.notice(e)
+		return !ok || take(n)
+	})
+}
+
+// listen subscribes once, and hands on all that it hears.
+func (s *Store) listen(ctx context.Context, options esdb.SubscribeToAllOptions, take func(*esdb.SubscriptionEvent) bool) error {
 	return pull(ctx, s, func(ctx context.Context, push func(*esdb.SubscriptionEvent) bool) error {
 		sub, err := s.client.SubscribeToAll(ctx, options)
 		if err != nil {
@@ -217,10 +231,7 @@ func (s *Store) subscribe(ctx context.Context, f *follower, take func(event.Noti
 				return nil
 			}
 		}
-	}, func(e *esdb.SubscriptionEvent) bool {
-		n, ok := f.notice(e)
-		return !ok || take(n)
-	})
+	}, take)
 }
 
 // notice turns what a subscription says into what a follower yields. A second
@@ -258,7 +269,7 @@ func (s *Store) All(ctx context.Context, after uint64, prefixes ...string) iter.
 			err = s.readTo(ctx, &follower{at: after, prefixes: prefixes}, end, func(e event.Recorded) bool { return yield(e, nil) })
 		}
 		if err != nil {
-			yield(event.Recorded{}, fmt.Errorf("read the log after %d: %w", after, err))
+			yield(event.Recorded{}, fmt.Errorf("read the log after %d: %w", after, known(err)))
 		}
 	}
 }
