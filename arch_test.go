@@ -62,8 +62,8 @@ var doors = map[string]door{
 
 	// Views.
 	"infra/pebblekv":     {ours: []string{"domain", "projections"}, others: []string{modPebble, modSync}},
-	"infra/elasticviews": {ours: []string{"domain", "projections"}, others: []string{"github.com/elastic", modSync}},
-	"infra/redisviews":   {ours: []string{"domain", "projections"}, others: []string{"github.com/redis/go-redis", "github.com/sony/gobreaker", modUUID, modSync}},
+	"infra/elasticviews": {ours: []string{"domain", "projections"}, others: []string{"github.com/elastic/go-elasticsearch"}},
+	"infra/redisviews":   {ours: []string{"domain", "projections"}, others: []string{"github.com/redis/go-redis", "github.com/sony/gobreaker"}},
 	"infra/sqliteviews":  {ours: []string{"domain", "projections"}, others: []string{"modernc.org/sqlite", modSync}},
 
 	// The edge of both APIs.

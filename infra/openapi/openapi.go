@@ -63,7 +63,7 @@ var introduction = []string{
 	"Orders, stock, accounts and offers of a marketplace. Every change is an event; commands and queries are apart.",
 	"Amounts are minor units with their currency. Times are RFC 3339 in UTC. Ids are strings, order ids too. Bodies are JSON in UTF-8, at most 1 MiB; a field that is unknown, or stands twice, is refused.",
 	"A command answers with its stream's version (`ETag`) and with a `Cartwright-Token`. A query that carries the token shows at least what the command did.",
-	"A failure is `application/problem+json` (RFC 9457). Its `type` is `/problems/` and a slug that is never renamed; each operation lists the slugs that are its own. Every operation may also answer 404 `route_unknown`, 405 `method_not_allowed`, 500 `internal` or `history_corrupt`, and 503 `overloaded`, `timeout`, `busy`, `log_unavailable` or `shutting_down`.",
+	"A failure is `application/problem+json` (RFC 9457). Its `type` is `/problems/` and a slug that is never renamed; each operation lists the slugs that are its own. Every operation may also answer 404 `route_unknown`, 405 `method_not_allowed`, 500 `internal` or `history_corrupt`, 429 `rate_limited` where callers are limited, and 503 `overloaded`, `timeout`, `busy`, `log_unavailable` or `shutting_down`.",
 }
 
 // An operation is a route as it is promised.

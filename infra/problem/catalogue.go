@@ -172,6 +172,7 @@ var catalogue = map[string]string{
 	"views_unavailable": "The views do not answer",
 	"not_ready":         "The server is not ready",
 	"overloaded":        "The server is overloaded",
+	"rate_limited":      "Too many requests were sent",
 	"shutting_down":     "The server is stopping",
 	"stream_parked":     "The view does not follow this any further",
 	"timeout":           "There was no answer in time",
