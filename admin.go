@@ -19,7 +19,7 @@ import (
 
 // A job is what an operator asks of whoever owns the data folder.
 type job struct {
-	Do      string   `json:"do"` // replay, verify, parked, redrive or status
+	Do      string   `json:"do"` // replay, verify, parked, redrive, status or backup
 	Views   []string `json:"views,omitempty"`
 	Stream  string   `json:"stream,omitempty"`
 	Workers int      `json:"workers,omitempty"`
@@ -106,8 +106,11 @@ func (r *running) admin(w http.ResponseWriter, req *http.Request) {
 }
 
 func (r *running) do(ctx context.Context, j job, tell func(news) error) error {
-	if j.Do == "status" {
+	switch j.Do {
+	case "status":
 		return r.tellStatus(ctx, tell)
+	case "backup":
+		return r.backup(ctx)
 	}
 	return r.system.do(ctx, j, tell)
 }
@@ -118,8 +121,10 @@ func (r *running) tellStatus(ctx context.Context, tell func(news) error) error {
 	if s.Head, err = r.store.Head(ctx); err != nil {
 		return err
 	}
-	if s.Relayed, err = r.relayed(ctx); err != nil {
-		return err
+	if r.bookmark != "" {
+		if s.Relayed, err = r.relayed(ctx); err != nil {
+			return err
+		}
 	}
 	if r.relay != nil {
 		at := r.relay.Status()
@@ -268,8 +273,8 @@ func ask(ctx context.Context, cfg config, j job, tell func(news) error) error {
 	if err != nil {
 		return err
 	}
-	if s.views.embedded {
-		// Nobody follows the log just now, so what the last owner had not read yet is read first.
+	if s.views.embedded || s.store.node != nil {
+		// Nobody else follows the log just now, so what the last owner had not read yet is read first.
 		err = s.bringUp(ctx)
 	}
 	if err == nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -31,8 +32,9 @@ type config struct {
 	Kafka           []string `env:"CARTWRIGHT_KAFKA"`
 	KafkaLogin      login    `envPrefix:"CARTWRIGHT_KAFKA_"`
 	KafkaTopic      struct {
-		Replication int `env:"REPLICATION" envDefault:"1"`
-		MinInSync   int `env:"MIN_INSYNC" envDefault:"1"`
+		Replication int    `env:"REPLICATION"` // 0: as the brokers do it
+		MinInSync   int    `env:"MIN_INSYNC"`
+		SASL        string `env:"SASL"` // how to log in: PLAIN if empty
 	} `envPrefix:"CARTWRIGHT_KAFKA_"`
 	Elasticsearch      []string `env:"CARTWRIGHT_ELASTICSEARCH"`
 	ElasticsearchLogin login    `envPrefix:"CARTWRIGHT_ELASTICSEARCH_"`
@@ -110,6 +112,8 @@ func (c *config) backendFlags(f *pflag.FlagSet) {
 
 func (c *config) listenFlag(f *pflag.FlagSet) {
 	f.StringVar(&c.Listen, "listen", c.Listen, "the address of the HTTP API (CARTWRIGHT_LISTEN)")
+	f.Float64Var(&c.RateLimit, "rate-limit", c.RateLimit, "requests a second of one caller, 0 for no limit (CARTWRIGHT_RATE_LIMIT)")
+	f.IntVar(&c.RateBurst, "rate-burst", c.RateBurst, "requests of one caller at once (CARTWRIGHT_RATE_BURST)")
 }
 
 func (c *config) writeFlags(f *pflag.FlagSet) {
@@ -136,11 +140,19 @@ func (c *config) check() error {
 			errs = append(errs, fmt.Errorf("CARTWRIGHT_%s_…: %w", l.name, err))
 		}
 	}
-	if t := c.KafkaTopic; t.Replication < 1 || t.MinInSync < 1 || t.MinInSync > t.Replication {
-		errs = append(errs, errors.New("CARTWRIGHT_KAFKA_REPLICATION is at least CARTWRIGHT_KAFKA_MIN_INSYNC, which is at least 1"))
+	if t := c.KafkaTopic; t.Replication < 0 || t.MinInSync < 0 || t.Replication > 0 && t.MinInSync > t.Replication {
+		errs = append(errs, errors.New("CARTWRIGHT_KAFKA_REPLICATION is at least CARTWRIGHT_KAFKA_MIN_INSYNC, and neither is negative"))
 	}
 	if i := c.ElasticsearchIndex; i.Shards < 1 || i.Replicas < 0 {
 		errs = append(errs, errors.New("CARTWRIGHT_ELASTICSEARCH_SHARDS is at least 1, CARTWRIGHT_ELASTICSEARCH_REPLICAS at least 0"))
+	}
+	if i := c.ElasticsearchIndex; i.APIKey != "" && i.APIKeyFile != "" || i.APIKey+i.APIKeyFile != "" && c.ElasticsearchLogin.User != "" {
+		errs = append(errs, errors.New("the login to Elasticsearch is a user with a password, an API key, or a file with one: which?"))
+	}
+	for _, address := range c.Elasticsearch {
+		if u, err := url.Parse(address); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil {
+			errs = append(errs, errors.New("CARTWRIGHT_ELASTICSEARCH is http(s)://host:port, and the login is said apart"))
+		}
 	}
 	if c.RateLimit < 0 || c.RateBurst < 1 || c.RedisCache.Keep < 0 {
 		errs = append(errs, errors.New("CARTWRIGHT_RATE_LIMIT and CARTWRIGHT_REDIS_KEEP are not negative, CARTWRIGHT_RATE_BURST is at least 1"))

@@ -27,13 +27,18 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
+	if err := prepareWorld(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 
-// program is a command line of the real program, ready to start.
+// program is a command line of the real program, ready to start, on the servers
+// of the world it is tested in.
 func program(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asMain+"=1")
+	cmd.Env = append(append(os.Environ(), asMain+"=1"), backends(args)...)
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
 }
@@ -43,16 +48,22 @@ func tool(t *testing.T, args ...string) (stdout string, code int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := program(ctx, args...)
+	return finish(t, program(ctx, args...))
+}
+
+// finish runs a command line to its end and gives its output and exit code.
+func finish(tb testing.TB, cmd *exec.Cmd) (stdout string, code int) {
+	tb.Helper()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
+	line := "cartwright " + strings.Join(cmd.Args[1:], " ")
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		t.Logf("cartwright %s: exit %d: %s", strings.Join(args, " "), exit.ExitCode(), errs.String())
+		tb.Logf("%s: exit %d: %s", line, exit.ExitCode(), errs.String())
 		return out.String(), exit.ExitCode()
 	}
 	if err != nil {
-		t.Fatalf("cartwright %s: %v: %s", strings.Join(args, " "), err, errs.String())
+		tb.Fatalf("%s: %v: %s", line, err, errs.String())
 	}
 	return out.String(), 0
 }
@@ -65,6 +76,8 @@ type server struct {
 	cmd  *exec.Cmd
 	http *http.Client
 
+	token string // of the last order of a quiet buyer
+
 	mu     sync.Mutex
 	stderr bytes.Buffer
 }
@@ -75,13 +88,25 @@ func serve(tb testing.TB, data string, args ...string) *server {
 	return startPart(tb, "serve", data, args...)
 }
 
+// startPart starts one part and waits until it is ready.
 func startPart(tb testing.TB, part, data string, args ...string) *server {
 	tb.Helper()
-	s := &server{tb: tb, data: data, http: &http.Client{
+	sweep(tb, data)
+	line := append([]string{part, "--data", data}, args...)
+	if part == "serve" || part == "write" || part == "read" {
+		line = append(line, "--listen", "127.0.0.1:0")
+	}
+	return start(tb, data, program(context.WithoutCancel(tb.Context()), line...))
+}
+
+// start runs a part's command line and waits until it is ready.
+func start(tb testing.TB, data string, cmd *exec.Cmd) *server {
+	tb.Helper()
+	part := cmd.Args[1]
+	s := &server{tb: tb, data: data, cmd: cmd, http: &http.Client{
 		Timeout:   30 * time.Second,
 		Transport: &http.Transport{MaxIdleConnsPerHost: 256},
 	}}
-	s.cmd = program(context.WithoutCancel(tb.Context()), append([]string{part, "--data", data, "--listen", "127.0.0.1:0"}, args...)...)
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
 		tb.Fatal(err)
@@ -104,7 +129,7 @@ func startPart(tb testing.TB, part, data string, args ...string) *server {
 			s.url = word
 		}
 	}
-	if s.url == "" {
+	if s.url == "" && strings.Contains(strings.Join(cmd.Args, " "), "--listen") {
 		tb.Fatalf("no address in %q", line)
 	}
 	go func() { _, _ = io.Copy(io.Discard, out) }()
@@ -249,7 +274,7 @@ func checkoutOf(id, buyer string, skus ...string) obj {
 // eventually asks until it is so; views follow within a moment.
 func eventually(tb testing.TB, what string, so func() bool) {
 	tb.Helper()
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(viewPatience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if so() {
 			return
 		}
@@ -368,6 +393,29 @@ func (s *server) bought(skus ...string) string {
 	s.ask(http.StatusCreated, "POST", "/v1/checkouts", checkoutOf(id, "buyer-1", skus...), key("c"+id))
 	s.ask(http.StatusOK, "POST", "/v1/checkouts/"+id+"/pay", nil, key("p"+id))
 	return id
+}
+
+func TestWhoAsksTooOftenIsToldWhenToComeAgain(t *testing.T) {
+	t.Parallel()
+	s := serve(t, t.TempDir(), "--rate-limit", "2", "--rate-burst", "5")
+	var limited answer
+	for range 8 {
+		a, err := s.try("GET", "/v1/orders/0598392000009123456", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.status == http.StatusTooManyRequests {
+			limited = a
+		}
+	}
+	if limited.slug() != "rate_limited" || limited.head.Get("Retry-After") != "1" {
+		t.Fatalf("got %s, Retry-After %q", limited.raw, limited.head.Get("Retry-After"))
+	}
+	s.ask(http.StatusOK, "GET", "/healthz", nil)
+	eventually(t, "it may ask again", func() bool {
+		a, err := s.try("GET", "/v1/orders/0598392000009123456", nil)
+		return err == nil && a.status == http.StatusNotFound
+	})
 }
 
 func TestTheLateRetryOfAWaybillLoses(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"cartwright/infra/esdbnode"
@@ -24,7 +25,7 @@ type eventLog struct {
 // folder that this process owns.
 func openLog(ctx context.Context, cfg config, f *folder, log *slog.Logger) (*eventLog, error) {
 	if cfg.EventStore != "" {
-		return connectLog(ctx, cfg.EventStore, log)
+		return connectLog(ctx, cfg, log)
 	}
 	node, err := esdbnode.Open(esdbnode.Options{Dir: f.path + "/eventstore", Log: log})
 	if err != nil {
@@ -46,14 +47,33 @@ func openLog(ctx context.Context, cfg config, f *folder, log *slog.Logger) (*eve
 	return l, nil
 }
 
-func connectLog(ctx context.Context, uri string, log *slog.Logger) (*eventLog, error) {
+func connectLog(ctx context.Context, cfg config, log *slog.Logger) (*eventLog, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	store, err := esdbstore.Open(ctx, uri, log)
+	where, err := cfg.eventStore()
+	if err != nil {
+		return nil, err
+	}
+	store, err := esdbstore.Connect(ctx, where, log)
 	if err != nil {
 		return nil, err
 	}
 	return &eventLog{Store: store}, nil
+}
+
+// eventStore says where the log is and how to be let in. A socket asks nobody.
+func (c *config) eventStore() (esdbstore.Config, error) {
+	if strings.HasPrefix(c.EventStore, "unix://") {
+		return esdbstore.Config{URI: c.EventStore}, nil
+	}
+	l := c.EventStoreLogin
+	password, err := l.password()
+	if err != nil {
+		return esdbstore.Config{}, fmt.Errorf("the event store's password: %w", err)
+	}
+	return esdbstore.Config{
+		URI: c.EventStore, User: l.User, Password: password, CAFile: l.CAFile, CertFile: l.CertFile, KeyFile: l.KeyFile,
+	}, nil
 }
 
 // close closes the client, then the node, which waits for what is under way.
@@ -72,7 +92,7 @@ func (l *eventLog) close(ctx context.Context) error {
 // socket, or the folder's own when nobody owns it.
 func visitLog(ctx context.Context, cfg config, log *slog.Logger) (*eventLog, func(context.Context) error, error) {
 	if cfg.EventStore != "" {
-		l, err := connectLog(ctx, cfg.EventStore, log)
+		l, err := connectLog(ctx, cfg, log)
 		return l, closeOf(l), err
 	}
 	f, err := own(cfg.Data)
@@ -81,7 +101,8 @@ func visitLog(ctx context.Context, cfg config, log *slog.Logger) (*eventLog, fun
 		if serr != nil {
 			return nil, nil, serr
 		}
-		l, cerr := connectLog(ctx, "unix://"+socket, log)
+		cfg.EventStore = "unix://" + socket
+		l, cerr := connectLog(ctx, cfg, log)
 		return l, closeOf(l), cerr
 	}
 	if err != nil {

@@ -99,6 +99,9 @@ func readPosition(data string) (uint64, error) {
 
 func writePosition(data string, at uint64) error {
 	tmp := positionFile(data) + ".new"
+	if err := os.MkdirAll(filepath.Dir(tmp), 0o750); err != nil {
+		return err
+	}
 	f, err := os.Create(tmp) //nolint:gosec // in our own data folder
 	if err != nil {
 		return err

@@ -89,10 +89,6 @@ nothing that was acknowledged is lost, however the process ends.
 		name: "process", short: "Follow orders with commands, and fire timers", process: true,
 		long: "Run the processes alone: what follows a payment, a parcel or a refund, and the deadlines.",
 	},
-	{
-		name: "node", short: "Run the embedded event log alone",
-		long: "Run the embedded event log alone, for other processes on this machine to use through run/node.sock in the data folder.",
-	},
 }
 
 func newPartCommands(cfg config) []*cobra.Command {
@@ -204,12 +200,17 @@ func (r *running) startProjections(ctx context.Context, g *errgroup.Group) error
 		return nil
 	}
 	var err error
+	if r.views.enlist != nil {
+		if err = r.views.enlist(ctx); err != nil {
+			r.log.WarnContext(ctx, "the cache does not answer: the views wait for it", "err", err)
+		}
+	}
 	if r.meter, err = kafkabus.NewMeter(r.bus(r.cfg.groupViews())); err != nil {
 		return err
 	}
 	r.opened(func(context.Context) error { return r.meter.Close() })
 	g.Go(func() error { return kafkabus.Batches{Config: r.bus(r.cfg.groupViews())}.Run(ctx, r.views.set.Handle) })
-	if r.views.embedded {
+	if r.views.embedded || r.store.node != nil {
 		g.Go(func() error { r.rememberViews(ctx); return nil })
 	}
 	return nil
@@ -293,6 +294,11 @@ func (r *running) engine() (*gin.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.cfg.RateLimit > 0 {
+		if err = r.limit(engine); err != nil {
+			return nil, err
+		}
+	}
 	if r.part.write {
 		err = writeapi.Routes(engine, writeapi.Config{
 			Log: r.log, Shop: r.shop, DigestSecret: r.secret("digest"), AllowBackdating: r.cfg.Backdating,
@@ -302,6 +308,24 @@ func (r *running) engine() (*gin.Engine, error) {
 		err = readapi.Routes(engine, r.reads())
 	}
 	return engine, err
+}
+
+// callersKnown is how many callers a process without Redis counts.
+const callersKnown = 100_000
+
+// limit has callers counted: for all processes in Redis, or for this one.
+func (r *running) limit(engine *gin.Engine) (err error) {
+	var limiter httpedge.Limiter
+	if r.redis != nil {
+		limiter, err = r.redis.Limiter("http", r.cfg.RateLimit, r.cfg.RateBurst)
+	} else {
+		limiter, err = httpedge.NewBuckets(r.cfg.RateLimit, r.cfg.RateBurst, callersKnown)
+	}
+	if err != nil {
+		return err
+	}
+	engine.Use(httpedge.Limit(httpedge.Limits{Log: r.log, Limiter: limiter}))
+	return nil
 }
 
 func (r *running) checks() []httpedge.Check {

@@ -69,9 +69,20 @@ func simulate(tb testing.TB, seed uint64) *simulation {
 	s.must(err)
 	f, err := own(tb.TempDir())
 	s.must(err)
-	s.views, err = openViews(tb.Context(), config{}, f, slog.New(slog.DiscardHandler), events, s.store)
+	cfg := simulated(tb)
+	redis, err := connectRedis(tb.Context(), cfg, slog.New(slog.DiscardHandler))
 	s.must(err)
-	tb.Cleanup(func() { _ = errors.Join(s.views.close(), f.Close()) })
+	s.views, err = openViews(tb.Context(), cfg, f, redis, slog.New(slog.DiscardHandler), events, s.store)
+	s.must(err)
+	tb.Cleanup(func() {
+		err := errors.Join(s.views.close(), f.Close())
+		if redis != nil {
+			err = errors.Join(err, redis.Close())
+		}
+		if err != nil {
+			tb.Error(err)
+		}
+	})
 	for i, sku := range s.skus {
 		_, err := s.shop.PublishOffer(tb.Context(), s.named("offer"), sku, catalog.Publish{OnSale: true, Snapshot: catalog.Snapshot{
 			Seller: "seller-" + strconv.Itoa(i%2), Title: "Good " + sku, Currency: "BRL", UnitPrice: int64(100 + i), Freight: 7,

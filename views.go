@@ -16,13 +16,15 @@ import (
 type views struct {
 	buyers    readapi.Buyers
 	index     readapi.Index
+	orders    orderIndex // the same, for a cache before it
 	accounts  readapi.Accounts
 	stock     readapi.View[projections.Stock]
 	offers    readapi.View[projections.Offer]
 	deadlines dueList
 
-	set   *projections.Set
-	tools []viewTool
+	set    *projections.Set
+	tools  []viewTool
+	enlist func(context.Context) error // what a cache asks of whoever writes to it; nil without
 
 	events   *event.Registry
 	log      projections.Log
@@ -51,6 +53,12 @@ func (v *views) sync(ctx context.Context) error {
 		errs[i] = sync(ctx)
 	}
 	return errors.Join(errs...)
+}
+
+// An orderIndex answers for a cache that does not know.
+type orderIndex interface {
+	readapi.View[projections.Order]
+	Orders(ctx context.Context, q projections.OrderQuery) (projections.OrderPage, error)
 }
 
 // A dueList gives deadlines in the order they are due.

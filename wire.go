@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"cartwright/infra/kafkabus"
 	"cartwright/infra/kafkanode"
 	"cartwright/infra/keyring"
+	"cartwright/infra/redisviews"
 )
 
 // needs says what a part cannot do without.
@@ -37,15 +39,18 @@ type system struct {
 	events *event.Registry
 	master []byte
 
-	folder   *folder // nil where another process owns it, or none is needed
-	store    *eventLog
-	broker   *kafkanode.Node // nil where the bus is not ours
-	brokers  []string
-	bookmark string // the name of the relay to this bus
-	views    *views
-	ring     *keyring.Ring
-	shop     *commands.Shop
-	written  *otter.Cache[string, event.Revision] // how far this process has written orders lately; nil where it writes none
+	folder    *folder // nil where another process owns it, or none is needed
+	store     *eventLog
+	broker    *kafkanode.Node // nil where the bus is not ours
+	brokers   []string
+	kafkaTLS  *tls.Config
+	kafkaSASL *kafkabus.SASL
+	bookmark  string         // the name of the relay to this bus
+	redis     *redisviews.DB // nil where it is not used
+	views     *views
+	ring      *keyring.Ring
+	shop      *commands.Shop
+	written   *otter.Cache[string, event.Revision] // how far this process has written orders lately; nil where it writes none
 
 	closers []func(context.Context) error // in the order of opening
 }
@@ -76,7 +81,7 @@ func openSystem(ctx context.Context, cfg config, need needs) (_ *system, err err
 	if s.events, err = commands.Events(); err != nil {
 		return nil, err
 	}
-	for _, step := range []func(context.Context, needs) error{s.openFolder, s.openLog, s.openBus, s.openViews, s.openShop} {
+	for _, step := range []func(context.Context, needs) error{s.openFolder, s.openLog, s.openBus, s.openRedis, s.openViews, s.openShop} {
 		if err := step(ctx, need); err != nil {
 			return nil, err
 		}
@@ -129,7 +134,7 @@ func (s *system) useOwners(log, bus bool) error {
 		if err != nil {
 			return err
 		}
-		s.cfg.Kafka = []string{addr}
+		s.cfg.Kafka, s.bookmark = []string{addr}, embeddedBookmark
 	}
 	return nil
 }
@@ -149,11 +154,14 @@ func (s *system) openBus(ctx context.Context, need needs) (err error) {
 	if !need.bus {
 		return nil
 	}
-	if s.bookmark == "" {
-		s.bookmark = embeddedBookmark
-	}
 	s.brokers = s.cfg.Kafka
+	if len(s.brokers) > 0 && s.bookmark == "" {
+		if err = s.openKafkaLogin(); err != nil {
+			return err
+		}
+	}
 	if len(s.brokers) == 0 {
+		s.bookmark = embeddedBookmark
 		s.broker, err = kafkanode.Open(kafkanode.Options{ //nolint:contextcheck // a repair that has begun is finished
 			Dir: s.folder.path + "/kafka", Log: s.log, Topic: s.cfg.topic(), Partitions: partitions,
 		})
@@ -166,7 +174,29 @@ func (s *system) openBus(ctx context.Context, need needs) (err error) {
 			return err
 		}
 	}
-	return kafkabus.EnsureTopic(ctx, s.bus(""), partitions, 1)
+	ctx, cancel := context.WithTimeout(ctx, serverPatience)
+	defer cancel()
+	err = kafkabus.EnsureTopic(ctx, s.bus(""), kafkabus.Layout{
+		Partitions: partitions, Replication: s.cfg.KafkaTopic.Replication, MinInSync: s.cfg.KafkaTopic.MinInSync,
+	})
+	if err != nil || s.bookmark != "" {
+		return err
+	}
+	// What was relayed is remembered by topic: another one, or the same made anew,
+	// is given everything from the beginning.
+	id, err := kafkabus.TopicID(ctx, s.bus(""))
+	s.bookmark = "kafka-" + id
+	return err
+}
+
+func (s *system) openKafkaLogin() (err error) {
+	l := s.cfg.KafkaLogin
+	if s.kafkaTLS, err = l.tls(); err != nil || l.User == "" {
+		return err
+	}
+	password, err := l.password()
+	s.kafkaSASL = &kafkabus.SASL{User: l.User, Password: password, Mechanism: s.cfg.KafkaTopic.SASL}
+	return err
 }
 
 // embeddedBookmark names the relay to the bus in the data folder.
@@ -174,14 +204,25 @@ const embeddedBookmark = "kafka"
 
 // bus is how to reach the topic as a member of a group.
 func (s *system) bus(group string) kafkabus.Config {
-	return kafkabus.Config{Brokers: s.brokers, Topic: s.cfg.topic(), Group: group, Log: s.log}
+	return kafkabus.Config{Brokers: s.brokers, Topic: s.cfg.topic(), Group: group, TLS: s.kafkaTLS, SASL: s.kafkaSASL, Log: s.log}
+}
+
+func (s *system) openRedis(ctx context.Context, need needs) (err error) {
+	if !need.views && !need.shop && s.cfg.RateLimit == 0 {
+		return nil
+	}
+	if s.redis, err = connectRedis(ctx, s.cfg, s.log); err != nil || s.redis == nil {
+		return err
+	}
+	s.opened(func(context.Context) error { return s.redis.Close() })
+	return nil
 }
 
 func (s *system) openViews(ctx context.Context, need needs) (err error) {
 	if !need.views {
 		return nil
 	}
-	v, err := openViews(ctx, s.cfg, s.folder, s.log, s.events, s.store)
+	v, err := openViews(ctx, s.cfg, s.folder, s.redis, s.log, s.events, s.store)
 	if err != nil {
 		return err
 	}
@@ -208,7 +249,11 @@ func (s *system) openShop(_ context.Context, need needs) (err error) {
 	if s.written, err = otter.New(&otter.Options[string, event.Revision]{MaximumSize: ordersNoted}); err != nil {
 		return err
 	}
-	s.shop, err = commands.Open(commands.Setup{Store: notingStore{s.store, s.written}, Sealer: s.ring, PayWithin: s.cfg.PayWithin})
+	setup := commands.Setup{Store: notingStore{s.store, s.written}, Sealer: s.ring, PayWithin: s.cfg.PayWithin}
+	if s.redis != nil {
+		setup.Register = register{s.redis.Keys()}
+	}
+	s.shop, err = commands.Open(setup)
 	if err != nil {
 		return err
 	}

@@ -32,14 +32,19 @@ type Bus struct {
 	Publish func(ctx context.Context, events []event.Recorded) error
 	// Read hands batches to handle as a member of group until ctx ends.
 	Read func(ctx context.Context, group string, handle Handler) error
+	// Second publishes as another process would: the same topic, and nothing else
+	// shared with Publish.
+	Second func(ctx context.Context, events []event.Recorded) error
 	// Spoil puts a record that is no event where events of a stream go.
 	Spoil func(ctx context.Context, stream string) error
-	// Restart stops the broker and starts it again. All readers have left.
-	Restart func(t *testing.T)
+	// Lag is how many events a group has not yet marked as read.
+	Lag func(ctx context.Context, group string) (int64, error)
+	// Remake deletes the topic and makes it again.
+	Remake func(ctx context.Context) error
 }
 
 // Run checks one kind of bus. open gives one with an empty topic, closed by
-// t.Cleanup.
+// t.Cleanup. The broker may be shared by others.
 func Run(t *testing.T, open func(t *testing.T) Bus) {
 	t.Helper()
 	for name, check := range map[string]func(*testing.T, Bus){
@@ -48,6 +53,7 @@ func Run(t *testing.T, open func(t *testing.T) Bus) {
 		"the events of each stream arrive in order":             inOrder,
 		"a big batch arrives whole":                             bigBatch,
 		"a big event arrives":                                   bigEvent,
+		"more than a broker takes at once arrives in order":     manyBigEvents,
 		"an empty batch is nothing":                             emptyBatch,
 		"publishing without time left fails":                    noTimeLeft,
 		"a failed batch comes again, and nothing is skipped":    failedBatch,
@@ -60,7 +66,9 @@ func Run(t *testing.T, open func(t *testing.T) Bus) {
 		"a record that is no event does not stop others":        spoiled,
 		"an idle reader stops promptly":                         idleStops,
 		"a busy reader stops promptly":                          busyStops,
-		"offsets survive a restart of broker and reader":        restart,
+		"two publishers at once leave nothing out":              twoPublishers,
+		"the lag is what is not marked, and ends at nothing":    lagEnds,
+		"readers follow a topic that was deleted and made anew": remade,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -261,6 +269,18 @@ func bigEvent(t *testing.T, b Bus) {
 	w := newWitness(t)
 	read(t, b, "a", w.see)
 	w.await(2)
+}
+
+func manyBigEvents(t *testing.T, b Bus) {
+	t.Helper()
+	all := Events(3, 8, 1)
+	for i := range all {
+		all[i].Data = json.RawMessage(`"` + string(make([]byte, 1<<20)) + `"`)
+	}
+	publish(t, b, all...)
+	w := newWitness(t)
+	read(t, b, "a", w.see)
+	w.await(len(all))
 }
 
 func emptyBatch(t *testing.T, b Bus) {
@@ -470,19 +490,77 @@ func busyStops(t *testing.T, b Bus) {
 	}
 }
 
-func restart(t *testing.T, b Bus) {
+func twoPublishers(t *testing.T, b Bus) {
 	t.Helper()
 	w := newWitness(t)
+	read(t, b, "a", w.see)
+	var both sync.WaitGroup
+	for _, publish := range []func(context.Context, []event.Recorded) error{b.Publish, b.Second} {
+		both.Go(func() {
+			for r := event.Revision(1); r <= 20; r += 2 {
+				if err := publish(t.Context(), Events(50, 2, r)); err != nil {
+					t.Errorf("publish: %v", err)
+					return
+				}
+			}
+		})
+	}
+	both.Wait()
+	w.await(50 * 20)
+}
+
+func lagEnds(t *testing.T, b Bus) {
+	t.Helper()
+	awaitLag(t, b, 0)
+	publish(t, b, Events(20, 10, 1)...)
+	awaitLag(t, b, 200)
+	w := newWitness(t)
 	r := read(t, b, "a", w.see)
+	w.await(200)
+	awaitLag(t, b, 0)
+	r.leave()
+	publish(t, b, Events(20, 1, 11)...)
+	awaitLag(t, b, 20)
+}
+
+// awaitLag looks at group a.
+func awaitLag(t *testing.T, b Bus, want int64) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("a lag of %d", want), func() bool {
+		lag, err := b.Lag(t.Context(), "a")
+		return err == nil && lag == want
+	})
+}
+
+func remade(t *testing.T, b Bus) {
+	t.Helper()
+	w := newWitness(t)
+	read(t, b, "a", w.see)
 	publish(t, b, Events(50, 10, 1)...)
 	w.await(500)
-	r.leave()
-	publish(t, b, Events(50, 1, 11)...)
-	b.Restart(t)
-	publish(t, b, Events(50, 1, 12)...)
-	read(t, b, "a", w.see)
-	w.await(600)
-	if _, times := w.count(); times != 600 {
-		t.Fatalf("%d deliveries of 600 events", times)
+	awaitLag(t, b, 0)
+	if err := b.Remake(t.Context()); err != nil {
+		t.Fatalf("remake: %v", err)
+	}
+	insist(t, b.Publish, Events(50, 5, 11)...)
+	w.await(750)
+	publish(t, b, Events(50, 5, 16)...)
+	w.await(1000)
+	awaitLag(t, b, 0)
+}
+
+// insist publishes a batch as the relay does: again and again until it succeeds.
+func insist(t *testing.T, publish func(context.Context, []event.Recorded) error, events ...event.Recorded) {
+	t.Helper()
+	var last error
+	deadline := time.Now().Add(patience)
+	for {
+		if last = publish(t.Context(), events); last == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("publishing never succeeded, the last error: %v", last)
+		}
+		pause(t)
 	}
 }

@@ -48,8 +48,8 @@ func (b Batches) Run(ctx context.Context, handle func(ctx context.Context, batch
 		b.Linger = batchLinger
 	}
 	t := newTrouble(b.Log)
-	m := &member{config: b.Config, trouble: t, open: func(ctx context.Context, s sarama.ConsumerGroupSession) session {
-		c := &collector{batches: b, session: s, handle: handle, trouble: t, in: make(chan chunk)}
+	m := &member{config: b.Config, trouble: t, open: func(ctx context.Context, at marker) session {
+		c := &collector{batches: b, marker: at, handle: handle, trouble: t, in: make(chan chunk)}
 		c.working.Go(func() { c.work(ctx) })
 		return c
 	}}
@@ -67,7 +67,7 @@ type chunk struct {
 // A collector makes batches of what the claims of one session bring.
 type collector struct {
 	batches Batches
-	session sarama.ConsumerGroupSession
+	marker  marker
 	handle  func(ctx context.Context, batch []event.Recorded) error
 	trouble *trouble
 	in      chan chunk
@@ -164,7 +164,7 @@ func (c *collector) flush(ctx context.Context, b batch) bool {
 		return false
 	}
 	for partition, end := range b.ends {
-		c.session.MarkOffset(c.batches.Topic, partition, end, "")
+		c.marker.mark(partition, end)
 	}
 	return true
 }

@@ -17,7 +17,10 @@ func perSecond(b *testing.B, events int) {
 	b.ReportMetric(float64(events)*float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }
 
-func BenchmarkPublish(b *testing.B) {
+func BenchmarkPublish(b *testing.B) { benchPublish(b, open) }
+
+func benchPublish(b *testing.B, open func(testing.TB) *bed) {
+	b.Helper()
 	for _, size := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprintf("batch=%d", size), func(b *testing.B) {
 			bus := open(b)
@@ -36,7 +39,10 @@ func BenchmarkPublish(b *testing.B) {
 
 // BenchmarkConsume reads the same 100,000 events with a new group each time, so
 // joining and leaving are part of it.
-func BenchmarkConsume(b *testing.B) {
+func BenchmarkConsume(b *testing.B) { benchConsume(b, open) }
+
+func benchConsume(b *testing.B, open func(testing.TB) *bed) {
+	b.Helper()
 	const streams, each = 5000, 20
 	bus := open(b)
 	p := publisher(b, bus.config(""))

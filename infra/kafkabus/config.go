@@ -1,16 +1,16 @@
 // Package kafkabus carries events over Kafka: a publisher of batches, a reader
-// of batches for projections, and a watermill subscriber for processes and
-// outside integrations. The broker may be a real one or kafkanode; the code is
-// the same, and so is the suite that both pass (TestConformance).
+// of batches for projections, a watermill subscriber for processes, and
+// watermill's own publisher and subscriber for outside integrations. The broker
+// may be a real one or kafkanode; the code is the same, and so are the suites
+// that both pass (TestConformance, TestOutages and their likes OnKafka).
 //
 // A message is a CloudEvent 1.0 in Kafka's binary mode: the value is the event's
-// JSON as it was stored, everything else stands in headers (see Encode). The key
+// JSON as it was stored, everything else stands in headers (see Decode). The key
 // is the stream, so a stream stays within one partition and in order.
 //
 // Delivery is at least once. An event may come again, after a rebalance, a crash
 // or a batch that failed in part; it never comes before one of its stream that
-// has not come yet, unless a failed batch is being sent again. Readers skip what
-// they have seen by its revision.
+// has not come yet. Readers skip what they have seen by its revision.
 //
 // # Why
 //
@@ -18,7 +18,8 @@
 // trip a message to publish, one acknowledgement a message to read. Measured on
 // this code's own broker that is 5,000 a second against 200,000 in batches, so
 // batches are ours, and watermill's interface is kept for those who want one
-// message at a time (Subscriber).
+// message at a time (Subscriber). What watermill-kafka itself is like is said at
+// NewIntegrationSubscriber.
 //
 // A batch is collected over all partitions that a member has, not one each: a
 // view is flushed in one bulk request, and 32 small ones would cost 32 times its
@@ -30,12 +31,28 @@
 // the context that handlers work under, so a member that was put out stops
 // instead of working on beside its successor (TestConformance, "a handler's
 // context ends when its partitions are gone").
+//
+// Publishing does without sarama's producer, which lets events overtake each
+// other when brokers fail (see sender). A member stays the same one over outages:
+// a new one would have to wait until the old one's session is over, 10 s in which
+// nobody reads. What it marks as read names the topic by its identity and not only
+// by its name: a session that ends as the topic is deleted marks its offsets in
+// the one that is made next, and their readers would begin behind them
+// (TestConformance, "readers follow a topic that was deleted and made anew").
+//
+// A wrong password, an unknown authority or a missing right ends EnsureTopic with
+// ErrRefused, since nothing else runs without its topic. Those who are at work
+// already only say so, once a minute: passwords are changed, and whoever made the
+// mistake will mend it. A broker that just hangs up may want TLS or be about to
+// stop, which can't be told apart, so that is waited for (TestLogin).
 package kafkabus
 
 import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -54,10 +71,20 @@ const (
 	fetchWait        = 250 * time.Millisecond // what an idle or a leaving reader waits for
 	fetchBytes       = 256 << 10              // a partition; sarama asks for more when one record needs it
 	processing       = 500 * time.Millisecond
-	maxMessageBytes  = 4 << 20
+	maxMessageBytes  = 4 << 20  // of the batch of one partition
+	maxRoundBytes    = 32 << 20 // of one request; brokers take 100 MiB
+
+	acknowledgeMillis = 10_000 // for the copies to have it; below answerTimeout
+	produceVersion    = 7      // of the request, spoken from Kafka 2.1 on
 
 	shortestPause = 50 * time.Millisecond
 	longestPause  = 5 * time.Second
+	longestRejoin = 200 * time.Millisecond // after a session that ended without an error
+	longestMove   = 400 * time.Millisecond // the last pause of one batch, while its partition moves to another broker
+	remindEvery   = time.Minute            // of trouble that lasts
+	refreshEvery  = 30 * time.Second       // of what is known of the brokers; sarama's 10 min leave a partition unread that had no leader
+	identifyEvery = 15 * time.Second       // whether a topic is still the same
+	shortSession  = 2 * time.Second        // after these, joining again waits longer and longer
 )
 
 // Config says which Kafka, topic and group to use. Brokers and Topic are always
@@ -72,9 +99,6 @@ type Config struct {
 	SASL     *SASL        // nil does not log in
 	Log      *slog.Logger // nil is silent
 }
-
-// SASL is a user that logs in with the PLAIN mechanism, which belongs over TLS.
-type SASL struct{ User, Password string }
 
 func (c *Config) check(reads bool) error {
 	if c.Log == nil {
@@ -94,7 +118,23 @@ func (c *Config) check(reads bool) error {
 	case reads && c.Group == "":
 		return errors.New("kafka: no consumer group given")
 	}
-	return nil
+	return c.SASL.check()
+}
+
+// connect makes a client that knows of all topics: sarama asks for one that it
+// knows of, or for all, and at first it knows of none.
+func (c *Config) connect() (sarama.Client, error) {
+	s := c.client()
+	s.Metadata.Full = true
+	client, err := sarama.NewClient(c.Brokers, s)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		// All that it says to who speaks plainly to a TLS port, or does not log in.
+		return nil, fmt.Errorf("connect: %w: the broker hangs up: perhaps it wants TLS, or another login", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return client, nil
 }
 
 // client is the configuration of sarama for everything we do.
@@ -106,6 +146,7 @@ func (c *Config) client() *sarama.Config {
 	s.Net.ReadTimeout, s.Net.WriteTimeout = answerTimeout, answerTimeout
 	s.Metadata.Full = false
 	s.Metadata.AllowAutoTopicCreation = false
+	s.Metadata.RefreshFrequency = refreshEvery
 	s.Metadata.Retry.Backoff = 100 * time.Millisecond
 	c.secure(s)
 	c.produce(s)
@@ -117,12 +158,10 @@ func (c *Config) secure(s *sarama.Config) {
 	if c.TLS != nil {
 		s.Net.TLS.Enable, s.Net.TLS.Config = true, c.TLS
 	}
-	if c.SASL != nil {
-		s.Net.SASL.Enable = true
-		s.Net.SASL.User, s.Net.SASL.Password = c.SASL.User, c.SASL.Password
-	}
+	c.SASL.apply(s)
 }
 
+// produce is for watermill's publisher; ours is sender.
 func (*Config) produce(s *sarama.Config) {
 	s.Net.MaxOpenRequests = 1 // with the next two, a stream keeps its order
 	s.Producer.Idempotent = true
@@ -169,10 +208,14 @@ type pause struct{ last time.Duration }
 
 func (p *pause) reset() { p.last = 0 }
 
+func (p *pause) next() time.Duration {
+	p.last = min(max(2*p.last, shortestPause), longestPause)
+	return p.last/2 + rand.N(p.last/2) //nolint:gosec // jitter needs no secrecy
+}
+
 // wait reports whether it was waited to the end.
 func (p *pause) wait(ctx context.Context) bool {
-	p.last = min(max(2*p.last, shortestPause), longestPause)
-	t := time.NewTimer(p.last/2 + rand.N(p.last/2)) //nolint:gosec // jitter needs no secrecy
+	t := time.NewTimer(p.next())
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -182,24 +225,36 @@ func (p *pause) wait(ctx context.Context) bool {
 	}
 }
 
-// A trouble logs an error when it differs from the last one of what was done.
+// A trouble logs an error when it differs from the last one of what was done,
+// and again now and then for as long as it lasts.
 type trouble struct {
 	log  *slog.Logger
 	mu   sync.Mutex
-	last map[string]string // by what was done
+	last map[string]word // by what was done
+}
+
+type word struct {
+	text string
+	said time.Time
 }
 
 func newTrouble(log *slog.Logger) *trouble {
-	return &trouble{log: log, last: map[string]string{}}
+	return &trouble{log: log, last: map[string]word{}}
 }
 
 func (t *trouble) report(doing string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if text := err.Error(); t.last[doing] != text {
-		t.last[doing] = text
-		t.log.Warn("bus in trouble", "doing", doing, "error", err)
+	last, now := t.last[doing], time.Now()
+	if last.text == err.Error() && now.Sub(last.said) < remindEvery {
+		return
 	}
+	t.last[doing] = word{err.Error(), now}
+	if hopeless(err) {
+		t.log.Error("bus refuses us, waiting will not help", "doing", doing, "error", err)
+		return
+	}
+	t.log.Warn("bus in trouble", "doing", doing, "error", err)
 }
 
 func (t *trouble) over(doing string) {

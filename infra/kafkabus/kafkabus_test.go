@@ -2,13 +2,18 @@ package kafkabus_test
 
 import (
 	"context"
+	"encoding/hex"
+	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
 	"cartwright/infra/bustest"
@@ -18,24 +23,152 @@ import (
 
 const topic = "cartwright.events"
 
+const partitions = 32
+
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
 		// sarama's metrics keep one ticking goroutine for the whole process.
 		goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
 }
 
+// unique is a topic's name that nobody else uses.
+func unique() string {
+	id := uuid.New()
+	return "kafkabus." + hex.EncodeToString(id[:4])
+}
+
+// A bed is a topic of its own on some broker.
+type bed struct {
+	kafkabus.Config                 // without a group
+	layout          kafkabus.Layout // of its topic
+}
+
+func (b *bed) config(group string) kafkabus.Config {
+	c := b.Config
+	if group != "" {
+		c.Group = c.Topic + "." + group // others use the broker, too
+	}
+	return c
+}
+
+// remake deletes the topic and makes it again.
+func (b *bed) remake(ctx context.Context) error {
+	if err := b.remove(); err != nil {
+		return err
+	}
+	return kafkabus.EnsureTopic(ctx, b.Config, b.layout)
+}
+
+func (b *bed) remove() error {
+	admin, err := b.admin()
+	if err != nil {
+		return err
+	}
+	return errors.Join(admin.DeleteTopic(b.Topic), admin.Close())
+}
+
+// admin is an operator's way in.
+func (b *bed) admin() (sarama.ClusterAdmin, error) {
+	return sarama.NewClusterAdmin(b.Brokers, b.client())
+}
+
+func (b *bed) client() *sarama.Config {
+	c := sarama.NewConfig()
+	c.Version = sarama.V2_8_0_0
+	c.Producer.Return.Successes = true
+	c.Producer.Partitioner = sarama.NewHashPartitioner
+	if b.TLS != nil {
+		c.Net.TLS.Enable, c.Net.TLS.Config = true, b.TLS
+	}
+	if b.SASL != nil {
+		c.Net.SASL.Enable, c.Net.SASL.User, c.Net.SASL.Password = true, b.SASL.User, b.SASL.Password
+	}
+	return c
+}
+
+// spoil sends what no publisher of ours would send.
+func (b *bed) spoil(stream string) error {
+	p, err := sarama.NewSyncProducer(b.Brokers, b.client())
+	if err != nil {
+		return err
+	}
+	_, _, err = p.SendMessage(&sarama.ProducerMessage{
+		Topic: b.Topic, Key: sarama.StringEncoder(stream), Value: sarama.StringEncoder("no event"), Timestamp: time.Now(),
+	})
+	return errors.Join(err, p.Close())
+}
+
+func (b *bed) bus(t *testing.T) bustest.Bus {
+	t.Helper()
+	m := &meters{bed: b, t: t}
+	return bustest.Bus{
+		Publish: publisher(t, b.config("")).Publish,
+		Second:  publisher(t, b.config("")).Publish,
+		Read: func(ctx context.Context, group string, handle bustest.Handler) error {
+			return kafkabus.Batches{Config: b.config(group)}.Run(ctx, handle)
+		},
+		Spoil:  func(_ context.Context, stream string) error { return b.spoil(stream) },
+		Lag:    m.lag,
+		Remake: b.remake,
+	}
+}
+
+// meters are one for each group.
+type meters struct {
+	bed *bed
+	t   *testing.T
+	mu  sync.Mutex
+	all map[string]*kafkabus.Meter
+}
+
+func (m *meters) lag(ctx context.Context, group string) (int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.all[group] == nil {
+		if m.all == nil {
+			m.all = map[string]*kafkabus.Meter{}
+		}
+		m.all[group] = meter(m.t, m.bed, group)
+	}
+	return m.all[group].Lag(ctx)
+}
+
+func meter(t *testing.T, b *bed, group string) *kafkabus.Meter {
+	t.Helper()
+	m, err := kafkabus.NewMeter(b.config(group))
+	if err != nil {
+		t.Fatalf("new meter: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Errorf("close meter: %v", err)
+		}
+	})
+	return m
+}
+
 // A broker is an embedded one that can be stopped and started on its folder.
 type broker struct {
+	bed
 	node *kafkanode.Node
 	opts kafkanode.Options
 }
 
-func open(tb testing.TB) *broker {
+func openBroker(tb testing.TB) *broker {
 	tb.Helper()
-	b := &broker{opts: kafkanode.Options{Dir: tb.TempDir(), Topic: topic, Partitions: 32, Log: logger()}}
+	b := &broker{opts: kafkanode.Options{Dir: tb.TempDir(), Topic: topic, Partitions: partitions, Log: logger()}}
 	b.start(tb)
+	b.bed = bed{
+		Config: kafkabus.Config{Brokers: []string{b.node.Addr()}, Topic: topic, Log: logger()},
+		layout: kafkabus.Layout{Partitions: partitions},
+	}
 	tb.Cleanup(func() { b.stop(tb) })
 	return b
+}
+
+func open(tb testing.TB) *bed {
+	tb.Helper()
+	return &openBroker(tb).bed
 }
 
 func logger() *slog.Logger {
@@ -53,7 +186,13 @@ func (b *broker) start(tb testing.TB) {
 		tb.Fatalf("open broker: %v", err)
 	}
 	b.node = node
-	b.opts.Port = port(tb, node.Addr())
+	_, port, err := net.SplitHostPort(node.Addr())
+	if err == nil {
+		b.opts.Port, err = strconv.Atoi(port)
+	}
+	if err != nil {
+		tb.Fatalf("address %s: %v", node.Addr(), err)
+	}
 }
 
 func (b *broker) stop(tb testing.TB) {
@@ -61,25 +200,6 @@ func (b *broker) stop(tb testing.TB) {
 	if err := b.node.Close(); err != nil {
 		tb.Errorf("close broker: %v", err)
 	}
-}
-
-func (b *broker) config(group string) kafkabus.Config {
-	return kafkabus.Config{Brokers: []string{b.node.Addr()}, Topic: topic, Group: group, Log: logger()}
-}
-
-func port(tb testing.TB, addr string) int {
-	tb.Helper()
-	for i := len(addr) - 1; i >= 0; i-- {
-		if addr[i] == ':' {
-			p, err := strconv.Atoi(addr[i+1:])
-			if err != nil {
-				tb.Fatalf("address %s: %v", addr, err)
-			}
-			return p
-		}
-	}
-	tb.Fatalf("address %s has no port", addr)
-	return 0
 }
 
 func publisher(tb testing.TB, c kafkabus.Config) *kafkabus.Publisher {
@@ -97,35 +217,19 @@ func publisher(tb testing.TB, c kafkabus.Config) *kafkabus.Publisher {
 }
 
 func TestConformance(t *testing.T) {
-	bustest.Run(t, func(t *testing.T) bustest.Bus {
-		t.Helper()
-		b := open(t)
-		p := publisher(t, b.config(""))
-		return bustest.Bus{
-			Publish: p.Publish,
-			Read: func(ctx context.Context, group string, handle bustest.Handler) error {
-				return kafkabus.Batches{Config: b.config(group)}.Run(ctx, handle)
-			},
-			Spoil:   func(ctx context.Context, stream string) error { return spoil(b, stream) },
-			Restart: func(t *testing.T) { t.Helper(); b.stop(t); b.start(t) },
-		}
-	})
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T) bustest.Bus { t.Helper(); return open(t).bus(t) })
 }
 
-// spoil sends what no publisher of ours would send.
-func spoil(b *broker, stream string) error {
-	c := sarama.NewConfig()
-	c.Producer.Return.Successes = true
-	c.Producer.Partitioner = sarama.NewHashPartitioner
-	p, err := sarama.NewSyncProducer([]string{b.node.Addr()}, c)
-	if err != nil {
-		return err
-	}
-	_, _, err = p.SendMessage(&sarama.ProducerMessage{
-		Topic: topic, Key: sarama.StringEncoder(stream), Value: sarama.StringEncoder("no event"), Timestamp: time.Now(),
+func TestOutages(t *testing.T) {
+	t.Parallel()
+	bustest.Outages(t, time.Second, func(t *testing.T) bustest.Broker {
+		t.Helper()
+		b := openBroker(t)
+		return bustest.Broker{
+			Bus:   b.bus(t),
+			Stop:  func(t *testing.T) { t.Helper(); b.stop(t) },
+			Start: func(t *testing.T) { t.Helper(); b.start(t) },
+		}
 	})
-	if err != nil {
-		return err
-	}
-	return p.Close()
 }

@@ -2,8 +2,10 @@ package kafkabus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/IBM/sarama"
 )
@@ -21,32 +23,51 @@ type session interface {
 // A member of a consumer group.
 type member struct {
 	config  Config
-	open    func(ctx context.Context, s sarama.ConsumerGroupSession) session
+	open    func(ctx context.Context, m marker) session
 	trouble *trouble
 }
+
+// A marker notes how far a session has come, and in which topic of that name.
+type marker struct {
+	session sarama.ConsumerGroupSession
+	topic   string
+	id      string // see identity.go
+}
+
+func (m marker) mark(partition int32, end int64) {
+	m.session.MarkOffset(m.topic, partition, end, m.id)
+}
+
+func (m *member) doing() string { return "read as " + m.config.Group }
 
 // run joins, and joins again after rebalances and outages, until ctx ends.
 func (m *member) run(ctx context.Context) {
 	var p pause
 	for ctx.Err() == nil {
-		err := m.join(ctx, &p)
-		if err == nil || ctx.Err() != nil {
-			continue
+		if err := m.join(ctx, &p); err != nil && ctx.Err() == nil {
+			m.trouble.report(m.doing(), err)
+			p.wait(ctx)
 		}
-		m.trouble.report("read as "+m.config.Group, err)
-		p.wait(ctx)
 	}
 }
 
+// join takes part in the group until ctx ends. It stays the same member over
+// outages: the brokers wait for one that has left without a word until its
+// session is over, and nobody reads meanwhile.
 func (m *member) join(ctx context.Context, p *pause) (err error) {
-	group, err := sarama.NewConsumerGroup(m.config.Brokers, m.config.Group, m.config.client())
+	client, err := sarama.NewClient(m.config.Brokers, m.config.client())
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	group, err := sarama.NewConsumerGroupFromClient(m.config.Group, client)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
 	var errs sync.WaitGroup
 	errs.Go(func() {
 		for err := range group.Errors() {
-			m.trouble.report("read as "+m.config.Group, err)
+			m.trouble.report(m.doing(), whatever(err))
 		}
 	})
 	defer errs.Wait()
@@ -56,33 +77,74 @@ func (m *member) join(ctx context.Context, p *pause) (err error) {
 		}
 	}()
 	for ctx.Err() == nil {
-		h := &handler{member: m, pause: p}
-		if err := group.Consume(ctx, []string{m.config.Topic}, h); err != nil {
-			return fmt.Errorf("consume: %w", err)
+		if err := m.consume(ctx, client, group, p); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// consume is one session. An error means that the group can't be used any more.
+func (m *member) consume(ctx context.Context, client sarama.Client, group sarama.ConsumerGroup, p *pause) error {
+	began := time.Now()
+	err := group.Consume(ctx, []string{m.config.Topic}, &handler{member: m, client: client})
+	if errors.Is(err, sarama.ErrClosedConsumerGroup) {
+		return fmt.Errorf("consume: %w", err)
+	}
+	if time.Since(began) > shortSession {
+		p.reset()
+	}
+	if err == nil {
+		// A rebalance, for which the others wait, or a partition that can't be read.
+		p.last = min(p.last, longestRejoin)
+	} else if ctx.Err() == nil {
+		m.trouble.report(m.doing(), fmt.Errorf("consume: %w", err))
+	}
+	p.wait(ctx)
+	return nil
+}
+
+// whatever drops which partition an error is of: an outage would be told 32 times.
+func whatever(err error) error {
+	if of, ok := errors.AsType[*sarama.ConsumerError](err); ok {
+		return of.Err
+	}
+	return err
+}
+
 // A handler is sarama's view of one session.
 type handler struct {
-	member  *member
-	pause   *pause
-	session session
+	member   *member
+	client   sarama.Client
+	session  session
+	replaced chan struct{} // closed when the topic is another one
+	watching sync.WaitGroup
 }
 
 // Setup implements sarama.ConsumerGroupHandler.
 func (h *handler) Setup(s sarama.ConsumerGroupSession) error {
-	h.pause.reset()
-	h.member.trouble.over("read as " + h.member.config.Group)
-	h.session = h.member.open(s.Context(), s)
+	m := h.member
+	id, err := identify(h.client, m.config.Topic)
+	if err == nil {
+		err = m.startOver(h.client, s, id)
+	}
+	if err != nil {
+		return err
+	}
+	m.trouble.over(m.doing())
+	h.replaced = make(chan struct{})
+	h.watching.Go(func() { h.watch(s.Context(), id) })
+	h.session = m.open(s.Context(), marker{s, m.config.Topic, id})
 	return nil
 }
 
 // Cleanup implements sarama.ConsumerGroupHandler. What was marked before it
 // returns is committed.
 func (h *handler) Cleanup(sarama.ConsumerGroupSession) error {
-	h.session.wait()
+	if h.session != nil { // as it is when Setup has failed
+		h.session.wait()
+		h.watching.Wait()
+	}
 	return nil
 }
 
@@ -94,6 +156,8 @@ func (h *handler) ConsumeClaim(s sarama.ConsumerGroupSession, claim sarama.Consu
 	for {
 		select {
 		case <-ctx.Done():
+			return nil
+		case <-h.replaced:
 			return nil
 		case r, ok := <-arrived:
 			if !ok {

@@ -49,26 +49,20 @@ var headerNames = [...][]byte{
 // valuesSize is what the headers' values of an event of ours need.
 const valuesSize = 384
 
-// encode gives an event the form it has on the bus. The record carries the time
-// of publishing, never the event's own: an import sets that to the past, and
-// retention by time would drop such a record at once. What is empty is left out.
-func encode(e event.Recorded, topic, source string, now time.Time) *sarama.ProducerMessage {
-	m := &sarama.ProducerMessage{
-		Topic:     topic,
-		Key:       sarama.StringEncoder(e.Stream),
-		Value:     sarama.ByteEncoder(e.Data),
-		Headers:   make([]sarama.RecordHeader, 0, len(headerNames)),
-		Timestamp: now,
-	}
+// encode gives an event the form it has on the bus. What is empty is left out.
+func encode(e event.Recorded, source string) *sarama.Record {
+	r := &sarama.Record{Key: []byte(e.Stream), Value: e.Data, Headers: make([]*sarama.RecordHeader, 0, len(headerNames))}
 	values := make([]byte, 0, valuesSize) // one allocation for all, and still right if it grows
+	headers := make([]sarama.RecordHeader, 0, len(headerNames))
 	for i, name := range headerNames {
 		from := len(values)
 		values = appendHeader(values, i, e, source)
 		if to := len(values); to > from {
-			m.Headers = append(m.Headers, sarama.RecordHeader{Key: name, Value: values[from:to:to]})
+			headers = append(headers, sarama.RecordHeader{Key: name, Value: values[from:to:to]})
+			r.Headers = append(r.Headers, &headers[len(headers)-1])
 		}
 	}
-	return m
+	return r
 }
 
 // appendHeader appends the value of the header with that place in headerNames.

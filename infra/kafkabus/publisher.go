@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
-
-	"github.com/IBM/sarama"
 
 	"cartwright/domain/event"
 )
@@ -19,8 +16,8 @@ type Publisher struct {
 	turn    chan struct{} // holds a token while nobody publishes
 	running sync.WaitGroup
 
-	producer sarama.SyncProducer // nil until needed; whoever has the turn may use it
-	closed   bool
+	sender *sender // nil until needed; whoever has the turn may use it
+	closed bool
 }
 
 // NewPublisher checks the configuration. It connects with the first batch, so
@@ -35,8 +32,9 @@ func NewPublisher(c Config) (*Publisher, error) {
 }
 
 // Publish returns nil when every event is safe with the brokers. After an error
-// some may be: the caller sends the whole batch again. The events must not be
-// changed afterwards, even if ctx ends: what has been sent goes on.
+// some may be: the caller sends the whole batch again. Even then no event has
+// overtaken another of its stream. The events must not be changed afterwards,
+// even if ctx ends: what has been sent goes on.
 func (p *Publisher) Publish(ctx context.Context, events []event.Recorded) error {
 	if err := ctx.Err(); err != nil || len(events) == 0 {
 		return err
@@ -57,48 +55,28 @@ func (p *Publisher) Publish(ctx context.Context, events []event.Recorded) error 
 }
 
 // send must be called by whoever has the turn.
-func (p *Publisher) send(events []event.Recorded) error {
+func (p *Publisher) send(events []event.Recorded) (err error) {
 	if p.closed {
 		return errors.New("publisher is closed")
 	}
-	if err := p.connect(); err != nil {
-		return err
+	if p.sender == nil {
+		if p.sender, err = newSender(p.config); err != nil {
+			return fmt.Errorf("connect: %w", err)
+		}
 	}
-	now := time.Now()
-	messages := make([]*sarama.ProducerMessage, len(events))
-	for i, e := range events {
-		messages[i] = encode(e, p.config.Topic, p.config.Source, now)
-	}
-	err := p.producer.SendMessages(messages)
-	if err == nil {
-		return nil
-	}
-	// A new producer has a new identity, so nothing of a disturbed sequence
-	// (a broker that lost its newest records) can be held against the next batch.
-	err = errors.Join(first(err), p.producer.Close())
-	p.producer = nil
-	return err
-}
-
-// first gives one error for many of one kind.
-func first(err error) error {
-	var all sarama.ProducerErrors
-	if errors.As(err, &all) && len(all) > 0 {
-		return fmt.Errorf("%d of the batch failed, the first: %w", len(all), all[0].Err)
+	if err = p.sender.send(events); err != nil {
+		err = errors.Join(err, p.disconnect()) // who leads what is asked anew
 	}
 	return err
 }
 
-func (p *Publisher) connect() error {
-	if p.producer != nil {
+func (p *Publisher) disconnect() error {
+	s := p.sender
+	p.sender = nil
+	if s == nil {
 		return nil
 	}
-	producer, err := sarama.NewSyncProducer(p.config.Brokers, p.config.client())
-	if err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	p.producer = producer
-	return nil
+	return s.close()
 }
 
 // Close waits for the batch under way and lets go of the brokers.
@@ -107,10 +85,5 @@ func (p *Publisher) Close() error {
 	<-p.turn
 	defer func() { p.turn <- struct{}{} }()
 	p.closed = true
-	if p.producer == nil {
-		return nil
-	}
-	err := p.producer.Close()
-	p.producer = nil
-	return err
+	return p.disconnect()
 }

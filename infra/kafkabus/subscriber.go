@@ -76,8 +76,8 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	}
 	out := make(chan *message.Message)
 	m := &member{config: config, trouble: newTrouble(config.Log)}
-	m.open = func(ctx context.Context, sess sarama.ConsumerGroupSession) session {
-		return newDelivery(ctx, s, config, sess, out)
+	m.open = func(ctx context.Context, at marker) session {
+		return newDelivery(ctx, s, config, at, out)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	closed := context.AfterFunc(s.ctx, cancel) //nolint:contextcheck // Close must end it, whatever ctx does
@@ -122,12 +122,12 @@ func toMessage(ctx context.Context, e event.Recorded, r *sarama.ConsumerMessage)
 
 // A delivery is one session of a subscription.
 type delivery struct {
-	types   map[string]bool
-	config  Config
-	session sarama.ConsumerGroupSession
-	out     chan<- *message.Message
-	slots   chan struct{} // one for each message in flight
-	lanes   sync.WaitGroup
+	types  map[string]bool
+	config Config
+	marker marker
+	out    chan<- *message.Message
+	slots  chan struct{} // one for each message in flight
+	lanes  sync.WaitGroup
 
 	mu       sync.Mutex
 	room     *sync.Cond // waiting has shrunk, or the session has ended
@@ -143,9 +143,9 @@ type parcel struct {
 	done   func()
 }
 
-func newDelivery(ctx context.Context, s *Subscriber, c Config, sess sarama.ConsumerGroupSession, out chan<- *message.Message) *delivery {
+func newDelivery(ctx context.Context, s *Subscriber, c Config, at marker, out chan<- *message.Message) *delivery {
 	d := &delivery{
-		types: s.types, config: c, session: sess, out: out,
+		types: s.types, config: c, marker: at, out: out,
 		slots:    make(chan struct{}, s.inFlight),
 		streams:  map[string][]parcel{},
 		progress: map[int32]*progress{},
@@ -204,7 +204,7 @@ func (d *delivery) track(r *sarama.ConsumerMessage) func() {
 	entry := p.begin(r.Offset)
 	return func() {
 		if end, ok := p.finish(entry); ok {
-			d.session.MarkOffset(d.config.Topic, r.Partition, end, "")
+			d.marker.mark(r.Partition, end)
 		}
 	}
 }

@@ -1,8 +1,6 @@
 package kafkabus_test
 
 import (
-	"context"
-	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -17,7 +15,7 @@ import (
 
 const patience = 30 * time.Second
 
-func subscribe(t *testing.T, b *broker, o kafkabus.SubscriberOptions) (<-chan *message.Message, func()) {
+func subscribe(t *testing.T, b *bed, o kafkabus.SubscriberOptions) (<-chan *message.Message, func()) {
 	t.Helper()
 	o.Config = b.config("process")
 	if o.Types == nil {
@@ -27,7 +25,7 @@ func subscribe(t *testing.T, b *broker, o kafkabus.SubscriberOptions) (<-chan *m
 	if err != nil {
 		t.Fatalf("new subscriber: %v", err)
 	}
-	messages, err := s.Subscribe(t.Context(), topic)
+	messages, err := s.Subscribe(t.Context(), "")
 	if err != nil {
 		t.Fatalf("subscribe: %v", err)
 	}
@@ -73,17 +71,14 @@ func publish(t *testing.T, p *kafkabus.Publisher, events ...event.Recorded) {
 }
 
 // lag waits until so many events are uncommitted.
-func lag(t *testing.T, b *broker, want int64) {
+func lag(t *testing.T, b *bed, want int64) {
 	t.Helper()
-	m, err := kafkabus.NewMeter(b.config("process"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := m.Close(); err != nil {
-			t.Errorf("close meter: %v", err)
-		}
-	}()
+	lagOf(t, b, "process", want)
+}
+
+func lagOf(t *testing.T, b *bed, group string, want int64) {
+	t.Helper()
+	m := meter(t, b, group)
 	deadline := time.Now().Add(patience)
 	for {
 		got, err := m.Lag(t.Context())
@@ -108,9 +103,33 @@ func pause(t *testing.T) {
 	}
 }
 
-func TestAMessageCarriesTheWholeEvent(t *testing.T) {
+// subscribers checks Subscriber on one kind of broker.
+func subscribers(t *testing.T, open func(testing.TB) *bed) {
+	t.Helper()
+	for name, check := range map[string]func(*testing.T, *bed){
+		"a message carries the whole event":                           carriesTheEvent,
+		"only wanted types become messages, and the rest is marked":   onlyWantedTypes,
+		"one message of a stream is in flight, and many streams":      oneOfAStream,
+		"a refused message comes again, and holds up only its stream": refusedComesAgain,
+		"what was not acknowledged comes again to the next":           notAcknowledged,
+		"an offset is marked only behind what is done":                markedBehindDone,
+		"a subscriber closes its channel":                             closesChannel,
+		"the lag counts what is not committed":                        lagCounts,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			check(t, open(t))
+		})
+	}
+}
+
+func TestSubscriber(t *testing.T) {
 	t.Parallel()
-	b := open(t)
+	subscribers(t, open)
+}
+
+func carriesTheEvent(t *testing.T, b *bed) {
+	t.Helper()
 	want := bustest.Event("order-1", 1, 1)
 	publish(t, publisher(t, b.config("")), want)
 	messages, _ := subscribe(t, b, kafkabus.SubscriberOptions{})
@@ -124,12 +143,11 @@ func TestAMessageCarriesTheWholeEvent(t *testing.T) {
 	m.Ack()
 }
 
-func TestOnlyWantedTypesBecomeMessagesAndTheRestIsMarked(t *testing.T) {
-	t.Parallel()
-	b := open(t)
+func onlyWantedTypes(t *testing.T, b *bed) {
+	t.Helper()
 	p := publisher(t, b.config(""))
 	publish(t, p, named("order.paid", bustest.Events(50, 4, 1))...)
-	if err := spoil(b, "order-1"); err != nil {
+	if err := b.spoil("order-1"); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, p, bustest.Event("order-1", 5, 1))
@@ -143,9 +161,8 @@ func TestOnlyWantedTypesBecomeMessagesAndTheRestIsMarked(t *testing.T) {
 	leave()
 }
 
-func TestOneMessageOfAStreamIsInFlightAndManyStreams(t *testing.T) {
-	t.Parallel()
-	b := open(t)
+func oneOfAStream(t *testing.T, b *bed) {
+	t.Helper()
 	publish(t, publisher(t, b.config("")), bustest.Events(20, 3, 1)...)
 	messages, _ := subscribe(t, b, kafkabus.SubscriberOptions{})
 	for r := event.Revision(1); r <= 3; r++ {
@@ -163,9 +180,8 @@ func TestOneMessageOfAStreamIsInFlightAndManyStreams(t *testing.T) {
 	}
 }
 
-func TestARefusedMessageComesAgainAndHoldsUpOnlyItsStream(t *testing.T) {
-	t.Parallel()
-	b := open(t)
+func refusedComesAgain(t *testing.T, b *bed) {
+	t.Helper()
 	publish(t, publisher(t, b.config("")), bustest.Events(20, 10, 1)...)
 	// As few in flight as possible: a refused one must give its place away.
 	messages, _ := subscribe(t, b, kafkabus.SubscriberOptions{InFlight: 1})
@@ -191,9 +207,8 @@ func TestARefusedMessageComesAgainAndHoldsUpOnlyItsStream(t *testing.T) {
 	lag(t, b, 0)
 }
 
-func TestWhatWasNotAcknowledgedComesAgainToTheNext(t *testing.T) {
-	t.Parallel()
-	b := open(t)
+func notAcknowledged(t *testing.T, b *bed) {
+	t.Helper()
 	publish(t, publisher(t, b.config("")), bustest.Events(1, 10, 1)...)
 	messages, leave := subscribe(t, b, kafkabus.SubscriberOptions{})
 	for range 4 {
@@ -220,9 +235,8 @@ func TestWhatWasNotAcknowledgedComesAgainToTheNext(t *testing.T) {
 	lag(t, b, 0)
 }
 
-func TestAnOffsetIsMarkedOnlyBehindWhatIsDone(t *testing.T) {
-	t.Parallel()
-	b := open(t)
+func markedBehindDone(t *testing.T, b *bed) {
+	t.Helper()
 	p := publisher(t, b.config(""))
 	// Streams of one partition: the key decides, and so many share each one.
 	publish(t, p, bustest.Events(320, 1, 1)...)
@@ -264,9 +278,8 @@ func TestAWrongSubscriberIsRefused(t *testing.T) {
 	}
 }
 
-func TestASubscriberClosesItsChannel(t *testing.T) {
-	t.Parallel()
-	b := open(t)
+func closesChannel(t *testing.T, b *bed) {
+	t.Helper()
 	messages, leave := subscribe(t, b, kafkabus.SubscriberOptions{})
 	leave()
 	if _, ok := <-messages; ok {
@@ -274,101 +287,8 @@ func TestASubscriberClosesItsChannel(t *testing.T) {
 	}
 }
 
-func TestAnOutageOfTheBrokerIsOvercome(t *testing.T) {
-	t.Parallel()
-	b := open(t)
-	p := publisher(t, b.config(""))
-	var mu sync.Mutex
-	seen := map[string]event.Revision{}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		done <- kafkabus.Batches{Config: b.config("views")}.Run(ctx, func(_ context.Context, batch []event.Recorded) error {
-			mu.Lock()
-			defer mu.Unlock()
-			for _, e := range batch {
-				if e.Revision > seen[e.Stream]+1 {
-					t.Errorf("%s: revision %d came after %d", e.Stream, e.Revision, seen[e.Stream])
-				}
-				seen[e.Stream] = max(seen[e.Stream], e.Revision)
-			}
-			return nil
-		})
-	}()
-	insist := func(r event.Revision) {
-		t.Helper()
-		deadline := time.Now().Add(patience)
-		for p.Publish(t.Context(), bustest.Events(50, 1, r)) != nil {
-			if time.Now().After(deadline) {
-				t.Fatal("publishing never succeeded")
-			}
-			pause(t)
-		}
-	}
-	all := func(r event.Revision) {
-		t.Helper()
-		deadline := time.Now().Add(patience)
-		for {
-			mu.Lock()
-			missing := ""
-			for s := range 50 {
-				if stream := fmt.Sprintf("order-%d", s); seen[stream] < r {
-					missing = stream
-				}
-			}
-			mu.Unlock()
-			if missing == "" {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("revision %d of %s never came", r, missing)
-			}
-			pause(t)
-		}
-	}
-	insist(1)
-	all(1)
-	b.stop(t)
-	back := make(chan struct{})
-	go func() {
-		defer close(back)
-		<-time.After(500 * time.Millisecond)
-		b.start(t)
-	}()
-	insist(2)
-	<-back
-	insist(3)
-	all(3)
-	cancel()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestATopicWithOtherPartitionsIsRefused(t *testing.T) {
-	t.Parallel()
-	b := open(t)
-	c := b.config("")
-	if err := kafkabus.EnsureTopic(t.Context(), c, 32, 1); err != nil {
-		t.Errorf("a topic as it should be: %v", err)
-	}
-	if err := kafkabus.EnsureTopic(t.Context(), c, 16, 1); err == nil {
-		t.Error("a topic of 32 partitions passed for one of 16")
-	}
-	c.Topic = "another"
-	for range 2 {
-		if err := kafkabus.EnsureTopic(t.Context(), c, 3, 1); err != nil {
-			t.Errorf("a new topic: %v", err)
-		}
-	}
-	if err := kafkabus.EnsureTopic(t.Context(), c, 0, 1); err == nil {
-		t.Error("a topic without partitions passed")
-	}
-}
-
-func TestLagCountsWhatIsNotCommitted(t *testing.T) {
-	t.Parallel()
-	b := open(t)
+func lagCounts(t *testing.T, b *bed) {
+	t.Helper()
 	p := publisher(t, b.config(""))
 	lag(t, b, 0)
 	publish(t, p, bustest.Events(10, 10, 1)...)

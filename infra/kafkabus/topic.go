@@ -1,6 +1,7 @@
 package kafkabus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,158 +11,205 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// EnsureTopic makes the topic, or checks that it has that many partitions. A
-// topic with another number is refused: streams would move to other partitions
-// and lose their order. Retention and replication of one that exists are its
-// operator's.
-func EnsureTopic(ctx context.Context, c Config, partitions, replication int) error {
-	if err := c.check(false); err != nil {
-		return err
-	}
-	if partitions < 1 || partitions > 1<<15 || replication < 1 || replication > 1<<7 {
-		return fmt.Errorf("topic %s: %d partitions, %d replicas", c.Topic, partitions, replication)
-	}
-	var running sync.WaitGroup
-	defer running.Wait()
-	return await(ctx, &running, func() error {
-		if err := c.ensureTopic(partitions, replication); err != nil {
-			return fmt.Errorf("topic %s: %w", c.Topic, err)
-		}
-		return nil
-	})
+const (
+	settingISR     = "min.insync.replicas"
+	settingLargest = "max.message.bytes"
+
+	largestBatch = 2 * maxMessageBytes // what a topic of ours takes: a batch, and room for its frame
+)
+
+// A Layout is how a topic is spread over the brokers.
+type Layout struct {
+	Partitions  int
+	Replication int // copies of each partition; 0 leaves it to the brokers
+	MinInSync   int // copies that must have an event before it is acknowledged; 0 leaves it to the brokers
 }
 
-func (c *Config) ensureTopic(partitions, replication int) error {
-	config := c.client()
-	config.Metadata.Full = true // it knows of no topic yet, and sarama asks for one or for all
-	admin, err := sarama.NewClusterAdmin(c.Brokers, config)
-	if err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	defer func() { _ = admin.Close() }()
-	largest := strconv.Itoa(2 * maxMessageBytes) // a batch, and room for its frame
-	err = admin.CreateTopic(c.Topic, &sarama.TopicDetail{
-		NumPartitions:     int32(partitions),  //nolint:gosec // checked by the caller
-		ReplicationFactor: int16(replication), //nolint:gosec // checked by the caller
-		ConfigEntries:     map[string]*string{"max.message.bytes": &largest},
-	}, false)
-	if err == nil || !errors.Is(err, sarama.ErrTopicAlreadyExists) {
-		return err
-	}
-	have, err := admin.DescribeTopics([]string{c.Topic})
-	if err != nil {
-		return fmt.Errorf("describe: %w", err)
-	}
-	if n := len(have[0].Partitions); n != partitions {
-		return fmt.Errorf("it has %d partitions, not %d", n, partitions)
+func (l Layout) check() error {
+	switch {
+	case l.Partitions < 1 || l.Partitions > 1<<15-1:
+		return fmt.Errorf("%w: a topic of %d partitions", ErrRefused, l.Partitions)
+	case l.Replication < 0 || l.Replication > 1<<7:
+		return fmt.Errorf("%w: %d replicas", ErrRefused, l.Replication)
+	case l.MinInSync < 0 || l.Replication > 0 && l.MinInSync > l.Replication:
+		return fmt.Errorf("%w: %s is %d of %d replicas, so nothing could be published", ErrRefused, settingISR, l.MinInSync, l.Replication)
 	}
 	return nil
 }
 
-// A Meter measures how far a group is behind. It may be used concurrently.
-type Meter struct {
-	config  Config
-	running sync.WaitGroup
-
-	mu     sync.Mutex
-	client sarama.Client // nil until needed
-}
-
-// NewMeter checks the configuration. It connects with the first measurement.
-func NewMeter(c Config) (*Meter, error) {
-	if err := c.check(true); err != nil {
-		return nil, err
+// details are what a topic of that layout is made with.
+func (l Layout) details() *sarama.TopicDetail {
+	settings := map[string]*string{settingLargest: new(strconv.Itoa(largestBatch))}
+	if l.MinInSync > 0 {
+		settings[settingISR] = new(strconv.Itoa(l.MinInSync))
 	}
-	return &Meter{config: c}, nil
-}
-
-// Lag is how many events the topic has that the group has not committed.
-func (m *Meter) Lag(ctx context.Context) (events int64, err error) {
-	measured := make(chan int64, 1)
-	err = await(ctx, &m.running, func() error {
-		lag, failed := m.measure()
-		measured <- lag
-		return failed
-	})
-	if err != nil {
-		return 0, fmt.Errorf("lag of group %s: %w", m.config.Group, err)
+	replication := l.Replication
+	if replication == 0 {
+		replication = -1 // the brokers' default
 	}
-	return <-measured, nil
+	return &sarama.TopicDetail{
+		NumPartitions:     int32(l.Partitions), //nolint:gosec // see check
+		ReplicationFactor: int16(replication),
+		ConfigEntries:     settings,
+	}
 }
 
-func (m *Meter) measure() (int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.client == nil {
-		client, err := sarama.NewClient(m.config.Brokers, m.config.client())
-		if err != nil {
-			return 0, fmt.Errorf("connect: %w", err)
+// EnsureTopic makes the topic, or checks that it is as it should be. A topic with
+// another number of partitions is refused: streams would move to other
+// partitions and lose their order. So is one that does not take our batches.
+// Copies and min.insync.replicas that are fewer than wanted, or make no sense, are
+// only a warning: of a topic that exists, they are its operator's.
+//
+// An outage is waited out, with a word in the log, for as long as ctx lets it.
+// What will not get better by itself (a wrong password, an unknown authority, no
+// rights, another layout) is answered at once by an error that wraps ErrRefused.
+func EnsureTopic(ctx context.Context, c Config, l Layout) error {
+	if err := errors.Join(c.check(false), l.check()); err != nil {
+		return fmt.Errorf("topic %s: %w", c.Topic, err)
+	}
+	if c.SASL != nil && c.TLS == nil && c.SASL.mechanism() == sarama.SASLTypePlaintext {
+		c.Log.Warn("the bus is sent the password without TLS")
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	doing, t := "prepare topic "+c.Topic, newTrouble(c.Log)
+	var last error
+	for p := (pause{}); ; {
+		err := await(ctx, &running, func() error { return c.ensureTopic(l) })
+		switch {
+		case err == nil:
+			t.over(doing)
+			return nil
+		case hopeless(err):
+			return fmt.Errorf("topic %s: %w", c.Topic, refused(err))
+		case ctx.Err() == nil:
+			last = err
+			if p.last > 0 || !errors.Is(err, errNotReady) { // a new one never is, at once
+				t.report(doing, err)
+			}
 		}
-		m.client = client
-	}
-	lag, err := m.behind()
-	if err != nil {
-		err = errors.Join(err, m.disconnect())
-	}
-	return lag, err
-}
-
-func (m *Meter) behind() (int64, error) {
-	topic := m.config.Topic
-	partitions, err := m.client.Partitions(topic)
-	if err != nil {
-		return 0, fmt.Errorf("partitions: %w", err)
-	}
-	admin, err := sarama.NewClusterAdminFromClient(m.client) // closes with the client
-	if err != nil {
-		return 0, err
-	}
-	offsets, err := admin.ListConsumerGroupOffsets(m.config.Group, map[string][]int32{topic: partitions})
-	if errors.Is(err, sarama.ErrGroupIDNotFound) { // nobody has joined it yet
-		offsets = &sarama.OffsetFetchResponse{}
-	} else if err != nil {
-		return 0, fmt.Errorf("committed offsets: %w", err)
-	}
-	var lag int64
-	for _, p := range partitions {
-		end, err := m.client.GetOffset(topic, p, sarama.OffsetNewest)
-		if err != nil {
-			return 0, fmt.Errorf("end of partition %d: %w", p, err)
+		if !p.wait(ctx) {
+			return fmt.Errorf("topic %s: %w; before that: %w", c.Topic, ctx.Err(), cmp.Or(last, errNotTried))
 		}
-		read, err := m.read(offsets.GetBlock(topic, p), p)
-		if err != nil {
-			return 0, err
-		}
-		lag += max(0, end-read)
 	}
-	return lag, nil
 }
 
-// read is where the group will read next in a partition.
-func (m *Meter) read(committed *sarama.OffsetFetchResponseBlock, partition int32) (int64, error) {
-	if committed != nil && committed.Offset >= 0 {
-		return committed.Offset, nil
-	}
-	begin, err := m.client.GetOffset(m.config.Topic, partition, sarama.OffsetOldest)
+// errNotTried is why a topic could not be prepared if nothing has gone wrong.
+var errNotTried = errors.New("no answer yet")
+
+// errNotReady is a topic that has been made a moment ago, or has lost a broker.
+var errNotReady = errors.New("some partitions have no leader yet")
+
+func (c *Config) ensureTopic(l Layout) (err error) {
+	client, err := c.connect()
 	if err != nil {
-		return 0, fmt.Errorf("begin of partition %d: %w", partition, err)
+		return err
 	}
-	return begin, nil
+	defer func() { err = errors.Join(err, client.Close()) }()
+	admin, err := sarama.NewClusterAdminFromClient(client) // closes with the client
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	// Looking comes first: whoever may not make topics may use one that is there.
+	have, err := describe(admin, c.Topic)
+	if errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
+		if err = c.create(admin, l); err != nil {
+			return fmt.Errorf("create: %w", err)
+		}
+		return errNotReady
+	}
+	if err != nil {
+		return fmt.Errorf("describe: %w", err)
+	}
+	if err = c.compare(admin, have, l); err != nil {
+		return err
+	}
+	return c.led(client, have)
 }
 
-func (m *Meter) disconnect() error {
-	client := m.client
-	m.client = nil
-	if client == nil {
+// led asks every leader whether it knows that it is one: it hears of that after
+// the others have.
+func (c *Config) led(client sarama.Client, have *sarama.TopicMetadata) error {
+	for _, p := range have.Partitions {
+		_, err := client.GetOffset(c.Topic, p.ID, sarama.OffsetNewest)
+		if err != nil && !hopeless(err) { // looking into it is a right that a publisher need not have
+			return fmt.Errorf("%w: partition %d: %w", errNotReady, p.ID, err)
+		}
+	}
+	return nil
+}
+
+func (c *Config) create(admin sarama.ClusterAdmin, l Layout) error {
+	err := admin.CreateTopic(c.Topic, l.details(), false)
+	if errors.Is(err, sarama.ErrTopicAlreadyExists) { // another of us was faster
 		return nil
 	}
-	return client.Close()
+	return err
 }
 
-// Close lets go of the brokers.
-func (m *Meter) Close() error {
-	m.running.Wait()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.disconnect()
+// compare refuses a topic that would lose something, and warns of one that might.
+func (c *Config) compare(admin sarama.ClusterAdmin, have *sarama.TopicMetadata, l Layout) error {
+	if n := len(have.Partitions); n != l.Partitions {
+		return fmt.Errorf("%w: it has %d partitions and not %d as configured: streams would move between partitions and lose their order",
+			ErrRefused, n, l.Partitions)
+	}
+	copies := len(have.Partitions[0].Replicas)
+	for _, p := range have.Partitions {
+		copies = min(copies, len(p.Replicas))
+		if p.Leader < 0 {
+			return errNotReady
+		}
+	}
+	if copies < l.Replication {
+		c.Log.Warn("topic has fewer copies than wanted", "topic", c.Topic, "have", copies, "want", l.Replication)
+	}
+	settings, err := c.settings(admin)
+	if hopeless(err) { // the right to look at settings is one that not every user has
+		c.Log.Warn("topic's settings can't be checked", "topic", c.Topic, "error", err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("describe settings: %w", err)
+	}
+	return c.compareSettings(settings, copies, l)
+}
+
+func (c *Config) settings(admin sarama.ClusterAdmin) ([]sarama.ConfigEntry, error) {
+	of := sarama.ConfigResource{Type: sarama.TopicResource, Name: c.Topic, ConfigNames: []string{settingISR, settingLargest}}
+	have, err := admin.DescribeConfigs([]*sarama.ConfigResource{&of}, sarama.DescribeConfigsOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if len(have) != 1 {
+		return nil, fmt.Errorf("%d answers", len(have))
+	}
+	if code := have[0].ErrorCode; !errors.Is(code, sarama.ErrNoError) {
+		return nil, code
+	}
+	return have[0].Configs, nil
+}
+
+func (c *Config) compareSettings(settings []sarama.ConfigEntry, copies int, l Layout) error {
+	inSync, largest := 1, largestBatch // Kafka's default, and nothing to complain of
+	for _, s := range settings {
+		n, err := strconv.Atoi(s.Value)
+		switch {
+		case s.Name == settingISR && err == nil:
+			inSync = n
+		case s.Name == settingLargest && err == nil:
+			largest = n
+		}
+	}
+	switch {
+	case largest < maxMessageBytes:
+		return fmt.Errorf("%w: %s is %d, and a batch may have %d bytes: set it to %d",
+			ErrRefused, settingLargest, largest, maxMessageBytes, largestBatch)
+	case inSync > copies: // Kafka 4 is content with what there is; older ones take nothing, which they will say
+		c.Log.Warn("topic has fewer copies than it wants in sync", "topic", c.Topic, settingISR, inSync, "replicas", copies)
+	case inSync < l.MinInSync:
+		c.Log.Warn("topic acknowledges with fewer copies than wanted", "topic", c.Topic, settingISR, inSync, "want", l.MinInSync)
+	case inSync == 1 && copies >= 3:
+		c.Log.Warn("topic acknowledges what only one broker has, and may lose it", "topic", c.Topic, settingISR, inSync, "replicas", copies)
+	}
+	return nil
 }
