@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cartwright/infra/redisviews"
 	"cartwright/projections"
 )
 
@@ -215,9 +216,38 @@ func (s *system) replay(ctx context.Context, v viewTool, j job, tell func(news) 
 			Events: p.Events, Streams: p.Streams, Position: p.Position, Head: head, Rate: p.Rate(), Seconds: p.Elapsed.Seconds(),
 		}})
 	}
-	_, err = v.replay(ctx, replayJob{source: s.store, workers: max(1, j.Workers), park: j.Park, progress: report})
+	err = s.alone(ctx, "replay/"+v.name, func(ctx context.Context) error {
+		_, failed := v.replay(ctx, replayJob{source: s.store, workers: max(1, j.Workers), park: j.Park, progress: report})
+		return failed
+	})
 	if poison, ok := errors.AsType[*projections.PoisonError](err); ok {
 		return errors.Join(tell(news{View: v.name, Poison: poison}), err)
+	}
+	return err
+}
+
+// lockFor is how long a lock outlives a process that was killed.
+const lockFor = 30 * time.Second
+
+// alone does something that one process at a time should do, where there is a
+// Redis to agree in. Two at once do no harm, they only do it twice: so a Redis
+// that is away keeps nobody from it.
+func (s *system) alone(ctx context.Context, what string, do func(context.Context) error) (err error) {
+	if s.redis == nil {
+		return do(ctx)
+	}
+	lock, err := s.redis.Locks().Acquire(ctx, what, lockFor)
+	switch {
+	case errors.Is(err, redisviews.ErrLocked):
+		return fmt.Errorf("another process is at it: %w", err)
+	case err != nil:
+		s.log.WarnContext(ctx, "goes on without a lock", "what", what, "err", err)
+		return do(ctx)
+	}
+	// A lock that is lost on the way stops nothing.
+	lost := lock.Hold(ctx, func(context.Context) error { err = do(ctx); return nil })
+	if lost = errors.Join(lost, lock.Release(context.WithoutCancel(ctx))); lost != nil {
+		s.log.WarnContext(ctx, "a lock was lost", "what", what, "err", lost)
 	}
 	return err
 }

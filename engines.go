@@ -126,7 +126,7 @@ func (v *views) openElasticsearch(ctx context.Context, cfg config, log *slog.Log
 	}
 	v.index, v.buyers, v.orders = orders, orders, orders
 	addView(v, engine[projections.Order]{
-		view: projections.OrdersView(), generations: orders,
+		view: projections.OrdersView(), generations: orders, audit: orders.Audit,
 		live: func() liveView[projections.Order] { return orders.Live() },
 	})
 	accounts, err := elasticviews.NewAccounts(ctx, db)
@@ -135,7 +135,7 @@ func (v *views) openElasticsearch(ctx context.Context, cfg config, log *slog.Log
 	}
 	v.accounts = accounts
 	addView(v, engine[projections.Account]{
-		view: projections.AccountsView(), generations: accounts,
+		view: projections.AccountsView(), generations: accounts, audit: accounts.Audit,
 		live: func() liveView[projections.Account] { return accounts.Live() },
 	})
 	deadlines, err := elasticviews.NewDeadlines(ctx, db)

@@ -69,10 +69,24 @@ func trusting(tb testing.TB, file string) *tls.Config {
 	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 }
 
-// namespace names one after a folder, so that a second open finds the same.
+// namespace names one after a folder.
 func namespace(dir string) string {
 	digest := sha256.Sum256([]byte(dir))
 	return "cwt" + hex.EncodeToString(digest[:6])
+}
+
+// forget makes a namespace an empty one. It keeps what takes a server longest to
+// make, so that one suite's checks can follow each other in it.
+func forget(tb testing.TB, cfg elasticviews.Config) {
+	tb.Helper()
+	names := call[map[string]any](tb, cfg, http.MethodGet, "-*/_alias", "")
+	delete(names, cfg.Namespace+"-views")
+	if len(names) > 0 {
+		request[map[string]any](tb, cfg, http.MethodDelete, "/"+strings.Join(slices.Collect(maps.Keys(names)), ","), "")
+	}
+	for _, view := range []string{"plain", "orders", "accounts", "deadlines"} {
+		call[map[string]any](tb, cfg, http.MethodDelete, "-views/_doc/"+view, "")
+	}
 }
 
 // wipe deletes all indices and templates of a namespace.
@@ -130,10 +144,15 @@ func open(tb testing.TB, cfg elasticviews.Config) *elasticviews.DB {
 	return db
 }
 
-// opened is an empty cluster's namespace that is closed at the end.
+// opened is a namespace of its own that is closed at the end.
 func opened(tb testing.TB) *elasticviews.DB {
 	tb.Helper()
-	db := open(tb, config(tb, namespace(tb.TempDir())))
+	return openedIn(tb, config(tb, namespace(tb.TempDir())))
+}
+
+func openedIn(tb testing.TB, cfg elasticviews.Config) *elasticviews.DB {
+	tb.Helper()
+	db := open(tb, cfg)
 	tb.Cleanup(func() {
 		if err := db.Close(); err != nil {
 			tb.Errorf("close: %v", err)
@@ -191,15 +210,24 @@ func store[V any](db *elasticviews.DB, v *elasticviews.Views[V]) viewtest.Store[
 	}
 }
 
+// run runs a view's suites in one namespace, which is empty before each check.
 func run[V any](t *testing.T, view func(testing.TB, *elasticviews.DB) *elasticviews.Views[V],
-	sample func(int, event.Revision, string) projections.Doc[V],
+	sample func(int, event.Revision, string) projections.Doc[V], more func(t *testing.T, emptied emptied),
 ) {
 	t.Helper()
-	viewtest.Run(t, func(t *testing.T, dir string) viewtest.Store[V] {
+	t.Parallel()
+	cfg := config(t, namespace(t.TempDir()))
+	viewtest.Run(t, func(t *testing.T, _ string) viewtest.Store[V] {
 		t.Helper()
-		db := open(t, config(t, namespace(dir)))
+		t.Cleanup(func() { forget(t, cfg) }) // after the check, which may open it twice
+		db := open(t, cfg)
 		return store(db, view(t, db))
 	}, sample)
+	more(t, func(t *testing.T) *elasticviews.DB {
+		t.Helper()
+		t.Cleanup(func() { forget(t, cfg) })
+		return openedIn(t, cfg)
+	})
 }
 
 func ordersView(tb testing.TB, db *elasticviews.DB) *elasticviews.Views[projections.Order] {
@@ -217,41 +245,45 @@ func deadlinesView(tb testing.TB, db *elasticviews.DB) *elasticviews.Views[proje
 	return deadlines(tb, db).Views
 }
 
+type emptied = func(t *testing.T) *elasticviews.DB
+
 func TestConformance(t *testing.T) {
 	t.Run("plain", func(t *testing.T) {
-		t.Parallel()
-		run(t, plain, viewtest.SampleAccount)
+		run(t, plain, viewtest.SampleAccount, func(*testing.T, emptied) {})
 	})
 	t.Run("orders", func(t *testing.T) {
-		t.Parallel()
-		run(t, ordersView, viewtest.SampleOrder)
-		viewtest.RunOrders(t, func(t *testing.T) viewtest.OrderIndex {
+		run(t, ordersView, viewtest.SampleOrder, func(t *testing.T, emptied emptied) {
 			t.Helper()
-			o := orders(t, opened(t))
-			return viewtest.OrderIndex{Views: o.Live(), Index: o}
-		})
-		viewtest.RunBuyers(t, func(t *testing.T) viewtest.Buyers {
-			t.Helper()
-			o := orders(t, opened(t))
-			return viewtest.Buyers{Views: o.Live(), List: o}
+			viewtest.RunOrders(t, func(t *testing.T) viewtest.OrderIndex {
+				t.Helper()
+				o := orders(t, emptied(t))
+				return viewtest.OrderIndex{Views: o.Live(), Index: o}
+			})
+			viewtest.RunBuyers(t, func(t *testing.T) viewtest.Buyers {
+				t.Helper()
+				o := orders(t, emptied(t))
+				return viewtest.Buyers{Views: o.Live(), List: o}
+			})
 		})
 	})
 	t.Run("accounts", func(t *testing.T) {
-		t.Parallel()
-		run(t, accountsView, viewtest.SampleAccount)
-		viewtest.RunAccounts(t, func(t *testing.T) viewtest.Accounts {
+		run(t, accountsView, viewtest.SampleAccount, func(t *testing.T, emptied emptied) {
 			t.Helper()
-			a := accounts(t, opened(t))
-			return viewtest.Accounts{Views: a.Live(), Statements: a, Repair: a.Live().Repair}
+			viewtest.RunAccounts(t, func(t *testing.T) viewtest.Accounts {
+				t.Helper()
+				a := accounts(t, emptied(t))
+				return viewtest.Accounts{Views: a.Live(), Statements: a, Repair: a.Live().Repair}
+			})
 		})
 	})
 	t.Run("deadlines", func(t *testing.T) {
-		t.Parallel()
-		run(t, deadlinesView, viewtest.SampleTimer)
-		viewtest.RunDeadlines(t, func(t *testing.T) viewtest.Deadlines {
+		run(t, deadlinesView, viewtest.SampleTimer, func(t *testing.T, emptied emptied) {
 			t.Helper()
-			d := deadlines(t, opened(t))
-			return viewtest.Deadlines{Views: d.Live(), Due: d}
+			viewtest.RunDeadlines(t, func(t *testing.T) viewtest.Deadlines {
+				t.Helper()
+				d := deadlines(t, emptied(t))
+				return viewtest.Deadlines{Views: d.Live(), Due: d}
+			})
 		})
 	})
 }

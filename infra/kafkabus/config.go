@@ -64,7 +64,7 @@ import (
 const (
 	dialTimeout      = 5 * time.Second
 	answerTimeout    = 15 * time.Second
-	sessionTimeout   = 10 * time.Second
+	sessionTimeout   = 6 * time.Second // the least that brokers allow: so long nobody reads what a killed member had
 	heartbeat        = time.Second
 	rebalanceTimeout = 20 * time.Second // must be above the worst flush of a view
 	commitEvery      = time.Second
