@@ -14,17 +14,21 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cartwright/domain/event"
 	"cartwright/infra/redisviews"
 	"cartwright/projections"
 )
 
 // A job is what an operator asks of whoever owns the data folder.
 type job struct {
-	Do      string   `json:"do"` // replay, verify, parked, redrive, status or backup
+	Do      string   `json:"do"` // replay, verify, parked, show, redrive, status or backup
 	Views   []string `json:"views,omitempty"`
 	Stream  string   `json:"stream,omitempty"`
 	Workers int      `json:"workers,omitempty"`
 	Park    bool     `json:"park,omitempty"`
+	Dry     bool     `json:"dry,omitempty"`    // replay: throw the result away
+	Back    bool     `json:"back,omitempty"`   // replay: return to the generation before
+	Repair  bool     `json:"repair,omitempty"` // verify: put folds in the place of what drifted
 }
 
 // news is a line of the answer. The last one says Done, or why it failed.
@@ -33,6 +37,7 @@ type news struct {
 	Progress   *progressNews            `json:"progress,omitempty"`
 	Difference *projections.Difference  `json:"difference,omitempty"`
 	Parked     *projections.Parked      `json:"parked,omitempty"`
+	Event      *shownEvent              `json:"event,omitempty"` // the one a stream is parked at
 	Verified   *projections.Verified    `json:"verified,omitempty"`
 	Poison     *projections.PoisonError `json:"poison,omitempty"`
 	Status     *statusNews              `json:"status,omitempty"`
@@ -163,9 +168,11 @@ func (s *system) do(ctx context.Context, j job, tell func(news) error) error {
 		case "replay":
 			err = s.replay(ctx, v, j, tell)
 		case "verify":
-			err = s.verify(ctx, v, tell)
+			err = s.verify(ctx, v, j.Repair, tell)
 		case "parked":
 			err = tellParked(ctx, v, tell)
+		case "show":
+			err = s.showParked(ctx, v, j.Stream, tell)
 		case "redrive":
 			err = s.redrive(ctx, v, j.Stream, tell)
 		default:
@@ -217,7 +224,11 @@ func (s *system) replay(ctx context.Context, v viewTool, j job, tell func(news) 
 		}})
 	}
 	err = s.alone(ctx, "replay/"+v.name, func(ctx context.Context) error {
-		_, failed := v.replay(ctx, replayJob{source: s.store, workers: max(1, j.Workers), park: j.Park, progress: report})
+		run := v.replay
+		if j.Back {
+			run = v.goBack
+		}
+		_, failed := run(ctx, replayJob{source: s.store, workers: max(1, j.Workers), park: j.Park, dry: j.Dry, progress: report})
 		return failed
 	})
 	if poison, ok := errors.AsType[*projections.PoisonError](err); ok {
@@ -252,8 +263,8 @@ func (s *system) alone(ctx context.Context, what string, do func(context.Context
 	return err
 }
 
-func (s *system) verify(ctx context.Context, v viewTool, tell func(news) error) error {
-	sum, err := v.verify(ctx, verifyJob{source: s.store, report: func(d projections.Difference) error {
+func (s *system) verify(ctx context.Context, v viewTool, repair bool, tell func(news) error) error {
+	sum, err := v.verify(ctx, verifyJob{source: s.store, repair: repair, report: func(d projections.Difference) error {
 		return tell(news{View: v.name, Difference: &d})
 	}})
 	if err != nil {
@@ -269,6 +280,34 @@ func tellParked(ctx context.Context, v viewTool, tell func(news) error) error {
 	}
 	for _, p := range parked {
 		if err := tell(news{View: v.name, Parked: &p}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// showParked tells of one parked stream with the event that it is parked at, as
+// the log has it.
+func (s *system) showParked(ctx context.Context, v viewTool, stream string, tell func(news) error) error {
+	parked, err := v.parked(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range parked {
+		if p.Stream != stream {
+			continue
+		}
+		n := news{View: v.name, Parked: &p}
+		for r, err := range s.store.Load(ctx, stream, p.Revision-1) {
+			if err != nil && !errors.Is(err, event.ErrDeleted) {
+				return err
+			}
+			if err == nil {
+				n.Event = new(showEvent(r))
+			}
+			break
+		}
+		if err := tell(n); err != nil {
 			return err
 		}
 	}

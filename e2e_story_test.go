@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"cartwright/domain/event"
+	"cartwright/domain/order"
 	"cartwright/infra/esdbstore"
+	"cartwright/projections"
 )
 
 // readmeStory is the README's walk-through, word for word.
@@ -167,6 +169,14 @@ func TestAnImpossibleEventIsReportedAndOthersAreServed(t *testing.T) {
 		out, code := tool(t, "park", "list", "--view", "orders", "--json", "--data", s.data)
 		return code == 0 && strings.Contains(out, `"order-`+bad+`"`) && strings.Contains(out, `"revision":5`)
 	})
+	if out, code := tool(t, "park", "show", "--view", "orders", "--stream", "order-"+bad, "--data", s.data); code != 0 || !strings.Contains(out, `"by": "nobody"`) {
+		t.Errorf("park show: exit %d: %s", code, out)
+	}
+	for _, args := range [][]string{{"park", "show"}, {"park", "show", "--stream", "key-buyer-1"}} {
+		if _, code := tool(t, append(args, "--data", s.data)...); code != exitUsage {
+			t.Errorf("%v: exit %d", args, code)
+		}
+	}
 	if a := s.ask(http.StatusInternalServerError, "GET", "/v1/orders/"+bad, nil); a.slug() != "history_corrupt" {
 		t.Errorf("got %s", a.raw)
 	}
@@ -479,4 +489,51 @@ func TestAnUnpaidOrderIsGivenUpByTheRunningServer(t *testing.T) {
 		stock, err := s.try("GET", "/v1/inventory/a", nil)
 		return err == nil && o.body["status"] == "cancelled" && number(stock.body["available"]) == 1
 	})
+}
+
+func TestADriftedViewIsRepairedAndAReplayIsTakenBack(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	s := serve(t, data)
+	s.offer("a", "seller-1", 500, 10)
+	s.fund(10_000)
+	id := s.bought("a")
+	eventually(t, "what was paid is settled, and listed", func() bool {
+		a, err := s.try("GET", "/v1/sellers/seller-1/orders?status=paid", nil)
+		return err == nil && s.revision(id) == 4 && strings.Contains(a.raw, `"revision":4`)
+	})
+	s.stop()
+	spoil(t, data, "order-"+id, 4)
+	verify := []string{"verify", "--view", "orders", "--data", data}
+	if out, code := tool(t, verify...); code != exitDifferences || !strings.Contains(out, id) {
+		t.Errorf("a wrong document: exit %d: %s", code, out)
+	}
+	if out, code := tool(t, append(verify, "--repair")...); code != 0 || !strings.Contains(out, "repaired") {
+		t.Errorf("its repair: exit %d: %s", code, out)
+	}
+	if out, code := tool(t, verify...); code != 0 {
+		t.Errorf("after the repair: exit %d: %s", code, out)
+	}
+	for _, how := range []string{"--dry-run", "--json", "--rollback"} {
+		if out, code := tool(t, "replay", "--view", "orders", "--data", data, how); code != 0 {
+			t.Errorf("replay %s: exit %d: %s", how, code, out)
+		}
+		if out, code := tool(t, verify...); code != 0 {
+			t.Errorf("after replay %s: exit %d: %s", how, code, out)
+		}
+	}
+	if _, code := tool(t, "replay", "--view", "offers", "--rollback", "--data", data); code != exitFailed {
+		t.Errorf("back to what never was: exit %d", code)
+	}
+	if _, code := tool(t, "replay", "--view", "orders", "--rollback", "--dry-run", "--data", data); code != exitUsage {
+		t.Errorf("both at once: exit %d", code)
+	}
+}
+
+// wrongOrder is a document that no stream makes.
+func wrongOrder(stream string, at event.Revision) projections.Doc[projections.Order] {
+	doc := projections.Doc[projections.Order]{Stream: stream, Revision: at}
+	doc.Body.State.ID, doc.Body.State.Buyer, doc.Body.State.Seller = event.SubjectID(stream), "somebody", "else"
+	doc.Body.State.Status, doc.Body.State.Currency = order.StatusPaid, "BRL"
+	return doc
 }

@@ -109,22 +109,29 @@ func printEvent(w io.Writer, r event.Recorded) error {
 	return err
 }
 
-func printEventJSON(w io.Writer, r event.Recorded) error {
-	return json.NewEncoder(w).Encode(struct {
-		Position    uint64          `json:"position"`
-		Stream      string          `json:"stream"`
-		Revision    event.Revision  `json:"revision"`
-		ID          string          `json:"id"`
-		Name        string          `json:"name"`
-		Version     int             `json:"version"`
-		Created     time.Time       `json:"created"`
-		At          time.Time       `json:"at,omitzero"`
-		Cause       string          `json:"cause,omitempty"`
-		Correlation string          `json:"correlation,omitempty"`
-		Actor       string          `json:"actor,omitempty"`
-		Data        json.RawMessage `json:"data"`
-	}{
+// A shownEvent is an event as scripts get it.
+type shownEvent struct {
+	Position    uint64          `json:"position"`
+	Stream      string          `json:"stream"`
+	Revision    event.Revision  `json:"revision"`
+	ID          string          `json:"id"`
+	Name        string          `json:"name"`
+	Version     int             `json:"version"`
+	Created     time.Time       `json:"created"`
+	At          time.Time       `json:"at,omitzero"`
+	Cause       string          `json:"cause,omitempty"`
+	Correlation string          `json:"correlation,omitempty"`
+	Actor       string          `json:"actor,omitempty"`
+	Data        json.RawMessage `json:"data"`
+}
+
+func showEvent(r event.Recorded) shownEvent {
+	return shownEvent{
 		r.Position, r.Stream, r.Revision, r.ID, r.Name, r.Version, r.Created,
 		r.At, r.Cause, r.Correlation, r.Actor, r.Data,
-	})
+	}
+}
+
+func printEventJSON(w io.Writer, r event.Recorded) error {
+	return json.NewEncoder(w).Encode(showEvent(r))
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -40,12 +41,17 @@ all others are served.
 
   cartwright replay --view orders
   cartwright replay --view all --park
+  cartwright replay --view all --dry-run      build and check, and throw it away
+  cartwright replay --view orders --rollback  return to the generation that was live before, brought up to date
 
 It asks the process that owns the data folder, or opens the folder when nobody does.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(j.Views) == 0 {
 				return usage(errors.New("which view? --view NAME, or --view all"))
+			}
+			if j.Dry && j.Back {
+				return usage(errors.New("--dry-run builds, and --rollback does not: which?"))
 			}
 			show := showProgress()
 			return ask(cmd.Context(), cfg, j, teller(cmd, asJSON, show))
@@ -55,6 +61,8 @@ It asks the process that owns the data folder, or opens the folder when nobody d
 	cmd.Flags().StringSliceVar(&j.Views, "view", nil, "the views to rebuild, or all")
 	cmd.Flags().IntVar(&j.Workers, "workers", j.Workers, "how many fold at once")
 	cmd.Flags().BoolVar(&j.Park, "park", false, "park streams that make no sense, and go on")
+	cmd.Flags().BoolVar(&j.Dry, "dry-run", false, "build and check a generation, and throw it away")
+	cmd.Flags().BoolVar(&j.Back, "rollback", false, "return to the generation that was live before")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON lines")
 	return cmd
 }
@@ -107,6 +115,10 @@ by field. Each difference is listed: missing, stale, differs, extra, corrupt or
 parked. The exit code is 3 when there are any. It may run while orders come in:
 what is only on its way is no difference.
 
+With --repair documents that are missing, stale or differ are replaced by what
+their streams say, and the exit code is 3 when differences are left: what is
+parked takes park redrive, the rest a replay.
+
 It asks the process that owns the data folder, or opens the folder when nobody does.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -114,7 +126,7 @@ It asks the process that owns the data folder, or opens the folder when nobody d
 			tell := teller(cmd, asJSON, showVerified)
 			err := ask(cmd.Context(), cfg, j, func(n news) error {
 				if n.Verified != nil {
-					differences += n.Verified.Differences
+					differences += n.Verified.Differences - n.Verified.Repaired
 				}
 				return tell(n)
 			})
@@ -126,6 +138,7 @@ It asks the process that owns the data folder, or opens the folder when nobody d
 	}
 	cfg.backendFlags(cmd.Flags())
 	cmd.Flags().StringSliceVar(&j.Views, "view", nil, "only these views")
+	cmd.Flags().BoolVar(&j.Repair, "repair", false, "replace documents that are missing, stale or differ")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON lines")
 	return cmd
 }
@@ -134,7 +147,11 @@ func showVerified(w io.Writer, n news) error {
 	var err error
 	switch d := n.Difference; {
 	case d != nil:
-		_, err = fmt.Fprintf(w, "%s: %s %s: has revision %d, should have %d: %s\n", n.View, d.Stream, d.Kind, d.Have, d.Want, d.Detail)
+		repaired := ""
+		if d.Repaired {
+			repaired = ", repaired"
+		}
+		_, err = fmt.Fprintf(w, "%s: %s %s: has revision %d, should have %d: %s%s\n", n.View, d.Stream, d.Kind, d.Have, d.Want, d.Detail, repaired)
 	case n.Verified != nil:
 		_, err = fmt.Fprintf(w, "%s: %d streams of %d events, %d differences\n", n.View, n.Verified.Streams, n.Verified.Events, n.Verified.Differences)
 	}
@@ -177,12 +194,14 @@ func newParkCommand(cfg config) *cobra.Command {
 		Use:   "park",
 		Short: "Look after streams that a view can't follow",
 		Long: `A stream whose next event can't be read, or can't have happened, is parked in the
-view that found out; all other streams go on. list shows them; redrive reads
-them from the log again, once the cause is mended.`,
+view that found out; all other streams go on. list names them; show prints
+the event that one stands at, as the log has it; redrive reads them from the log
+again, once the cause is mended.`,
 		Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return usage(errors.New("list or redrive?")) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return usage(errors.New("list, show or redrive?")) },
 	}
 	park.AddCommand(newParkJob(cfg, "list", "List parked streams", job{Do: "parked"}))
+	park.AddCommand(newParkJob(cfg, "show", "Show what a stream is parked at", job{Do: "show"}))
 	park.AddCommand(newParkJob(cfg, "redrive", "Follow parked streams again, from the log", job{Do: "redrive"}))
 	return park
 }
@@ -192,12 +211,18 @@ func newParkJob(cfg config, name, short string, j job) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: name, Short: short, Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if j.Do == "show" && j.Stream == "" {
+				return usage(errors.New("which stream? --stream NAME"))
+			}
+			if strings.HasPrefix(j.Stream, "key-") {
+				return usage(errors.New("key streams are in no view, and never shown"))
+			}
 			return ask(cmd.Context(), cfg, j, teller(cmd, asJSON, showParked))
 		},
 	}
 	cfg.backendFlags(cmd.Flags())
 	cmd.Flags().StringSliceVar(&j.Views, "view", nil, "only these views")
-	if j.Do == "redrive" {
+	if j.Do != "parked" {
 		cmd.Flags().StringVar(&j.Stream, "stream", "", "only this stream")
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON lines")
@@ -211,5 +236,12 @@ func showParked(w io.Writer, n news) error {
 	}
 	_, err := fmt.Fprintf(w, "%s: %s stands at revision %d since %s, %d events wait: %s\n",
 		p.View, p.Stream, p.Revision, p.At.UTC().Format(time.RFC3339), p.Count, p.Reason)
+	if err != nil || n.Event == nil {
+		return err
+	}
+	text, err := json.MarshalIndent(n.Event, "  ", "  ")
+	if err == nil {
+		_, err = fmt.Fprintf(w, "  %s\n", text)
+	}
 	return err
 }

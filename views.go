@@ -98,6 +98,7 @@ type liveView[V any] interface {
 type viewTool struct {
 	name    string
 	replay  func(context.Context, replayJob) (projections.Progress, error)
+	goBack  func(context.Context, replayJob) (projections.Progress, error) // to the generation that was live before
 	verify  func(context.Context, verifyJob) (projections.Verified, error)
 	parked  func(context.Context) ([]projections.Parked, error)
 	redrive func(ctx context.Context, stream string) error
@@ -108,12 +109,14 @@ type replayJob struct {
 	source   projections.Source
 	workers  int
 	park     bool
+	dry      bool
 	progress func(projections.Progress)
 }
 
 // verifyJob says how a view is to be compared with the log.
 type verifyJob struct {
 	source projections.Source
+	repair bool
 	report func(projections.Difference) error
 }
 
@@ -128,6 +131,7 @@ type engine[V any] struct {
 	view        projections.View[V]
 	generations projections.Generations[V]
 	live        func() liveView[V]
+	previous    func() (g projections.Generation[V], kept bool)
 	audit       auditor // nil where nothing stands beside the documents
 	cache       bool    // it stands before another view, and may forget
 }
@@ -142,20 +146,36 @@ func addView[V any](v *views, e engine[V]) {
 	} else {
 		v.set.Join(projector(e.live()))
 	}
+	rebuild := func(job replayJob) projections.Rebuild[V] {
+		return projections.Rebuild[V]{
+			View: e.view, Events: v.events, Log: v.log, Source: job.source, Generations: e.generations, Live: v.set,
+			Workers: job.workers, Keep: keptDocs, Park: job.park, Dry: job.dry, Cache: e.cache, Progress: job.progress,
+		}
+	}
 	v.tools = append(v.tools, viewTool{
 		name: e.view.Name,
 		replay: func(ctx context.Context, job replayJob) (projections.Progress, error) {
-			done, err := projections.Rebuild[V]{
-				View: e.view, Events: v.events, Log: v.log, Source: job.source, Generations: e.generations, Live: v.set,
-				Workers: job.workers, Keep: keptDocs, Park: job.park, Cache: e.cache, Progress: job.progress,
-			}.Run(ctx)
+			done, err := rebuild(job).Run(ctx)
+			return done.Progress, err
+		},
+		goBack: func(ctx context.Context, job replayJob) (projections.Progress, error) {
+			kept, ok := e.previous()
+			if !ok {
+				return projections.Progress{}, errors.New("no earlier generation is kept")
+			}
+			done, err := rebuild(job).Resume(ctx, kept)
 			return done.Progress, err
 		},
 		verify: func(ctx context.Context, job verifyJob) (projections.Verified, error) {
-			sum, err := projections.Verification[V]{
-				View: e.view, Events: v.events, Log: v.log, Source: job.source, Docs: e.live(),
+			live := e.live()
+			check := projections.Verification[V]{
+				View: e.view, Events: v.events, Log: v.log, Source: job.source, Docs: live,
 				Patience: verifyPatience, Cache: e.cache, Report: job.report,
-			}.Run(ctx)
+			}
+			if job.repair {
+				check.Repair = live.Repair
+			}
+			sum, err := check.Run(ctx)
 			if err != nil || e.audit == nil {
 				return sum, err
 			}

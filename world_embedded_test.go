@@ -3,8 +3,13 @@
 package main
 
 import (
+	"errors"
 	"testing"
 	"time"
+
+	"cartwright/domain/event"
+	"cartwright/infra/sqliteviews"
+	"cartwright/projections"
 )
 
 // The scenarios run on embedded backends: nothing is installed, nothing is set.
@@ -23,3 +28,16 @@ func sweep(testing.TB, string) {}
 
 // simulated is where a simulation keeps its views.
 func simulated(testing.TB) config { return config{} }
+
+// spoil puts a wrong document into the order index of a data folder.
+func spoil(tb testing.TB, data, stream string, at event.Revision) {
+	tb.Helper()
+	index, err := sqliteviews.Open(tb.Context(), data+"/views/index")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	err = index.Orders().Live().Repair(tb.Context(), []projections.Doc[projections.Order]{wrongOrder(stream, at)})
+	if err = errors.Join(err, index.Close()); err != nil {
+		tb.Fatal(err)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"slices"
@@ -19,7 +20,10 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/redis/go-redis/v9"
 
+	"cartwright/domain/event"
+	"cartwright/infra/elasticviews"
 	"cartwright/infra/services"
+	"cartwright/projections"
 )
 
 // The same scenarios run on real Kafka, Elasticsearch and Redis, with the log
@@ -78,6 +82,23 @@ func simulated(tb testing.TB) config {
 	}
 	sweepNamespace(tb, cfg.Namespace)
 	return cfg
+}
+
+// spoil puts a wrong document into the order index of a data folder.
+func spoil(tb testing.TB, data, stream string, at event.Revision) {
+	tb.Helper()
+	cfg := elasticviews.Config{Addresses: world.Elasticsearch, Namespace: namespace(data), Log: slog.New(slog.DiscardHandler)}
+	db, err := elasticviews.Open(tb.Context(), cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	orders, err := elasticviews.NewOrders(tb.Context(), db)
+	if err == nil {
+		err = orders.Live().Repair(tb.Context(), []projections.Doc[projections.Order]{wrongOrder(stream, at)})
+	}
+	if err = errors.Join(err, db.Close()); err != nil {
+		tb.Fatal(err)
+	}
 }
 
 // sweep removes what a data folder has on the servers, at the end of a test.

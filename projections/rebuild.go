@@ -50,6 +50,7 @@ type Rebuild[V any] struct {
 	Keep     int            // documents that are remembered between batches
 	Park     bool           // park corrupt streams in the new generation, and go on
 	Cache    bool           // the view may lack documents, so they are not counted
+	Dry      bool           // build and verify, and throw it away
 	Progress func(Progress) // called now and then, from one goroutine; may be nil
 }
 
@@ -92,7 +93,7 @@ func (r Rebuild[V]) Run(ctx context.Context) (Rebuilt[V], error) {
 		return Rebuilt[V]{}, fmt.Errorf("rebuild %s: %w", r.View.Name, err)
 	}
 	done, err := r.run(ctx, generation)
-	if err == nil {
+	if err == nil && !r.Dry {
 		return done, r.tail(ctx, done)
 	}
 	cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
@@ -100,7 +101,10 @@ func (r Rebuild[V]) Run(ctx context.Context) (Rebuilt[V], error) {
 	if dropErr := r.Generations.Drop(cleanup, generation.Number()); dropErr != nil {
 		err = errors.Join(err, fmt.Errorf("drop generation %d: %w", generation.Number(), dropErr))
 	}
-	return Rebuilt[V]{Progress: done.Progress}, fmt.Errorf("rebuild %s: %w", r.View.Name, err)
+	if err != nil {
+		err = fmt.Errorf("rebuild %s: %w", r.View.Name, err)
+	}
+	return Rebuilt[V]{Progress: done.Progress}, err
 }
 
 // Resume brings a generation that was kept up to date and makes it live again:
@@ -141,7 +145,7 @@ func (r Rebuild[V]) run(ctx context.Context, generation Generation[V]) (Rebuilt[
 	if done.Progress, err = r.feed(ctx, p, 0); err != nil {
 		return done, err
 	}
-	if err := r.verify(ctx, generation, done.Streams-gate.bare()); err != nil {
+	if err := r.verify(ctx, generation, done.Streams-gate.bare()); err != nil || r.Dry {
 		return done, err
 	}
 	return done, r.hand(ctx, visitor, gate, generation.Number())

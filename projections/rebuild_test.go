@@ -324,6 +324,25 @@ func (failing) All(context.Context, uint64, ...string) iter.Seq2[event.Recorded,
 	return func(yield func(event.Recorded, error) bool) { yield(event.Recorded{}, errBroken) }
 }
 
+func TestADryRebuildChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.received("a", 5)
+	all := newGenerations[projections.Stock]()
+	r := rebuild(w, all, nil)
+	r.Dry = true
+	done, err := r.Run(t.Context())
+	if err != nil || done.Events != 5 || done.Streams != 1 {
+		t.Errorf("%+v, %v", done.Progress, err)
+	}
+	if n, err := all.live().Count(t.Context()); n != 0 || err != nil || all.live().Number() != 1 || len(all.all) != 1 {
+		t.Errorf("%d documents in generation %d of %d, %v", n, all.live().Number(), len(all.all), err)
+	}
+	w.append("inventory-a", inventory.ShippedOut{Order: "o", Parcel: "o/1", Quantity: 1000})
+	if _, err := r.Run(t.Context()); err == nil {
+		t.Error("it did not find what a rebuild would stop at")
+	}
+}
+
 func TestACacheIsNotCounted(t *testing.T) {
 	w := newWorld(t)
 	w.received("a", 2)

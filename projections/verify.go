@@ -36,6 +36,8 @@ type Difference struct {
 	Detail string         `json:"detail,omitempty"`
 	Have   event.Revision `json:"have"` // the document's
 	Want   event.Revision `json:"want"` // the stream's
+
+	Repaired bool `json:"repaired,omitempty"` // the fold was put in its place
 }
 
 // Checked is a view that can be verified.
@@ -59,6 +61,12 @@ type Verification[V any] struct {
 	Patience time.Duration // how long a document may be behind; none if not set
 	Cache    bool          // the view may lack documents, which is then no difference
 	Report   func(Difference) error
+
+	// Repair puts folds in the place of documents that are missing, behind or
+	// wrong, at the same revision too, which live writes may not. Nil only
+	// reports. What stands beside documents, and what is ahead of its stream or
+	// has none, takes a rebuild.
+	Repair func(ctx context.Context, docs []Doc[V]) error
 }
 
 // Verified is what a verification looked at.
@@ -66,7 +74,8 @@ type Verified struct {
 	Streams     int64
 	Events      int64
 	Differences int64
-	Passes      int // over the log: one for each Limit of streams
+	Repaired    int64 // of the differences
+	Passes      int   // over the log: one for each Limit of streams
 }
 
 // chunk is how many documents are compared at once.
@@ -217,9 +226,9 @@ func (c *check[V]) one(ctx context.Context, f folded[V], doc Doc[V]) error {
 	}
 	switch {
 	case doc.Revision == 0:
-		return c.report(stream, Missing, "", 0, want.Revision)
+		return c.drifted(ctx, Difference{Stream: stream, Kind: Missing, Want: want.Revision})
 	case doc.Revision < want.Revision:
-		return c.report(stream, Stale, "", doc.Revision, want.Revision)
+		return c.drifted(ctx, Difference{Stream: stream, Kind: Stale, Have: doc.Revision, Want: want.Revision})
 	case doc.Revision > want.Revision:
 		// The view went on since the log was read.
 		if want, err = fold(ctx, c.Log, c.Events, c.View, stream, doc.Revision); err != nil {
@@ -233,7 +242,23 @@ func (c *check[V]) one(ctx context.Context, f folded[V], doc Doc[V]) error {
 	if err != nil || detail == "" {
 		return err
 	}
-	return c.report(stream, Differs, detail, doc.Revision, want.Revision)
+	return c.drifted(ctx, Difference{Stream: stream, Kind: Differs, Detail: detail, Have: doc.Revision, Want: want.Revision})
+}
+
+// drifted reports a document whose fold can take its place, and puts it there if
+// that is wanted.
+func (c *check[V]) drifted(ctx context.Context, d Difference) error {
+	if c.Repair != nil {
+		doc, err := Fold(ctx, c.Log, c.Events, c.View, d.Stream)
+		if err == nil {
+			err = c.Repair(ctx, []Doc[V]{doc})
+		}
+		if _, corrupt := errors.AsType[*CorruptError](err); err != nil && !corrupt {
+			return fmt.Errorf("repair %s: %w", d.Stream, err)
+		}
+		d.Repaired = err == nil
+	}
+	return c.tell(d)
 }
 
 // settle gives a document time to reach a revision.
@@ -293,11 +318,19 @@ func (c *check[V]) stray(ctx context.Context, stream string) error {
 }
 
 func (c *check[V]) report(stream string, kind Kind, detail string, have, want event.Revision) error {
+	return c.tell(Difference{Stream: stream, Kind: kind, Detail: detail, Have: have, Want: want})
+}
+
+func (c *check[V]) tell(d Difference) error {
 	c.sum.Differences++
+	if d.Repaired {
+		c.sum.Repaired++
+	}
 	if c.Report == nil {
 		return nil
 	}
-	return c.Report(Difference{c.View.Name, stream, kind, detail, have, want})
+	d.View = c.View.Name
+	return c.Report(d)
 }
 
 // differ compares two documents as they are stored, and names the first field

@@ -1,6 +1,9 @@
 package projections_test
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
 	"fmt"
 	"testing"
 	"time"
@@ -73,6 +76,54 @@ func TestVerifyFindsWhatIsNotTheFold(t *testing.T) {
 				t.Errorf("sum %+v", sum)
 			}
 		})
+	}
+}
+
+func TestARepairPutsTheFoldInThePlaceOfWhatDrifted(t *testing.T) {
+	w := newWorld(t)
+	m := newMemory[projections.Stock]()
+	for _, sku := range []string{"missing", "stale", "wrong", "ahead", "good"} {
+		apply(t, projector(w, projections.StockView(), m), decoded(w, w.received(sku, 3)...)...)
+	}
+	good := m.docs["inventory-good"]
+	delete(m.docs, "inventory-missing")
+	m.docs["inventory-stale"] = stored{2, m.docs["inventory-stale"].body}
+	m.docs["inventory-wrong"] = stored{3, []byte(`{"sku":"wrong","on_hand":7,"changed_at":"2026-03-14T12:00:00Z"}`)}
+	m.docs["inventory-ahead"] = stored{9, m.docs["inventory-ahead"].body}
+	m.docs["inventory-stray"] = stored{1, []byte(`{}`)}
+	found := map[string]bool{}
+	v := projections.Verification[projections.Stock]{
+		View: projections.StockView(), Events: w.events, Log: &w.store, Source: &w.store, Docs: m,
+		Report: func(d projections.Difference) error {
+			found[d.Stream] = d.Repaired
+			return nil
+		},
+		Repair: func(_ context.Context, docs []projections.Doc[projections.Stock]) error {
+			for _, doc := range docs {
+				body, err := json.Marshal(doc.Body)
+				if err != nil {
+					return err
+				}
+				m.docs[doc.Stream] = stored{doc.Revision, body}
+			}
+			return nil
+		},
+	}
+	sum, err := v.Run(t.Context())
+	want := map[string]bool{
+		"inventory-missing": true, "inventory-stale": true, "inventory-wrong": true, "inventory-ahead": false, "inventory-stray": false,
+	}
+	if diff := cmp.Diff(want, found); err != nil || diff != "" || sum.Differences != 5 || sum.Repaired != 3 {
+		t.Errorf("%v, %+v, repaired (-want +got):\n%s", err, sum, diff)
+	}
+	if !bytes.Equal(m.docs["inventory-good"].body, good.body) {
+		t.Error("what was right was touched")
+	}
+	v.Repair = nil
+	delete(m.docs, "inventory-ahead")
+	delete(m.docs, "inventory-stray")
+	if again, err := v.Run(t.Context()); err != nil || again.Differences != 1 { // the one that was just taken away
+		t.Errorf("after the repair: %+v, %v, %v", again, err, found)
 	}
 }
 

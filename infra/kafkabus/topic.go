@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/IBM/sarama"
 )
@@ -84,7 +85,7 @@ func EnsureTopic(ctx context.Context, c Config, l Layout) error {
 			return fmt.Errorf("topic %s: %w", c.Topic, refused(err))
 		case ctx.Err() == nil:
 			last = err
-			if p.last > 0 || !errors.Is(err, errNotReady) { // a new one never is, at once
+			if p.last > newFor || !errors.Is(err, errNotReady) {
 				t.report(doing, err)
 			}
 		}
@@ -93,6 +94,10 @@ func EnsureTopic(ctx context.Context, c Config, l Layout) error {
 		}
 	}
 }
+
+// newFor is how long nothing is said of a topic that is not ready: one that was
+// just made never is.
+const newFor = 400 * time.Millisecond
 
 // errNotTried is why a topic could not be prepared if nothing has gone wrong.
 var errNotTried = errors.New("no answer yet")
