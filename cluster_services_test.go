@@ -324,13 +324,13 @@ func TestKafkaIsAwayAndComesBack(t *testing.T) {
 	s := c.start("serve")
 	l := startLoad(t, s)
 	l.grows(30)
-	l.shown(s)
+	first := l.accepted()[0]
+	within(t, "the first order is listed", func() bool { return s.listed(first) })
 	own.Kill(t, "kafka")
 	begun := time.Now()
 	for time.Since(begun) < outage() {
 		l.grows(10) // commands go on
 	}
-	first := l.accepted()[0]
 	s.ask(http.StatusOK, "GET", "/v1/orders/"+l.accepted()[len(l.accepted())-1], nil)
 	if !s.listed(first) {
 		t.Error("what was listed before is not listed any more")

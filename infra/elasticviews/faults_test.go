@@ -67,6 +67,30 @@ func onBulk(interfere func(w http.ResponseWriter, n int, body []byte) bool) func
 	}
 }
 
+// An index that was made a moment ago, by whichever process, has no shard yet.
+func TestAnIndexThatHasNoShardYetIsAskedAgain(t *testing.T) {
+	var away atomic.Int32
+	_, o := faulty(t, func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
+		if !strings.HasSuffix(r.URL.Path, "/_mget") || away.Add(-1) < 0 {
+			return false
+		}
+		_, _ = w.Write([]byte(`{"docs":[{"_id":"x","error":{"type":"no_shard_available_action_exception","reason":"not yet"}}]}`))
+		return true
+	})
+	doc := sample(t, 1, "x")
+	if err := o.Live().Put(t.Context(), []orderDoc{doc}); err != nil {
+		t.Fatal(err)
+	}
+	away.Store(2)
+	if got, err := o.Get(t.Context(), []string{doc.Stream}); err != nil || len(got) != 1 {
+		t.Errorf("got %d documents, %v", len(got), err)
+	}
+	away.Store(100)
+	if _, err := o.Get(t.Context(), []string{doc.Stream}); !errors.Is(err, projections.ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestWhatIsTurnedAwayIsSentAgain(t *testing.T) {
 	for name, interfere := range map[string]func(w http.ResponseWriter, n int, body []byte) bool{
 		"by a 429": func(w http.ResponseWriter, n int, _ []byte) bool {

@@ -3,8 +3,10 @@ package elasticviews
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"cartwright/projections"
 )
@@ -31,7 +33,9 @@ type found struct {
 const atOnce = 1000
 
 // documents reads documents by their ids, as they are now: in one request, so
-// that all are of one moment of the cluster's aliases.
+// that all are of one moment of the cluster's aliases. An index that was just
+// made, or whose shard is moving, has no shard to ask for a moment: the answer
+// says so for each document, and the request is made again.
 func (c *client) documents(ctx context.Context, index string, refs []ref, whole bool) ([]found, error) {
 	r, err := post("/"+index+"/_mget", map[string]any{"docs": refs})
 	if err != nil {
@@ -40,14 +44,32 @@ func (c *client) documents(ctx context.Context, index string, refs []ref, whole 
 	if !whole {
 		r = r.with("_source", "false")
 	}
-	answer, err := ask[struct {
+	begun, pause := time.Now(), c.pause
+	for attempt := 1; ; attempt++ {
+		docs, err := c.documentsOnce(ctx, r, len(refs))
+		if !errors.Is(err, projections.ErrUnavailable) || attempt >= c.attempts || time.Since(begun) > c.timeout {
+			return docs, err
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return nil, err
+		}
+		pause = min(2*pause, longest)
+	}
+}
+
+func (c *client) documentsOnce(ctx context.Context, r request, n int) ([]found, error) {
+	answer, err := one[struct {
 		Docs []found `json:"docs"`
 	}](ctx, c, r)
-	if err != nil {
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil && hopeless(err):
 		return nil, err
-	}
-	if len(answer.Docs) != len(refs) {
-		return nil, fmt.Errorf("%w: the answer has %d of %d documents", projections.ErrUnavailable, len(answer.Docs), len(refs))
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", projections.ErrUnavailable, err)
+	case len(answer.Docs) != n:
+		return nil, fmt.Errorf("%w: the answer has %d of %d documents", projections.ErrUnavailable, len(answer.Docs), n)
 	}
 	for _, doc := range answer.Docs {
 		switch {
