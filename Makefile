@@ -47,7 +47,7 @@ integration: ## run the tests of real servers, and every scenario on them
 	infra/services/up.sh $(INTEGRATION_DIR)
 	status=0; \
 	CARTWRIGHT_SERVICES=$(abspath $(INTEGRATION_DIR))/env RAPID_CHECKS=$(RAPID_CHECKS) \
-		$(GO) test -race -tags integration -count=1 -timeout 30m $(TESTFLAGS) $(REAL) || status=$$?; \
+		$(GO) test -race -tags integration -count=1 -p 1 -timeout 30m $(TESTFLAGS) $(REAL) || status=$$?; \
 	infra/services/down.sh $(INTEGRATION_DIR); exit $$status
 
 soak: ## run all tests with SOAK_CHECKS cases a law: for a night
