@@ -44,14 +44,14 @@ func (n *Node) Backup(ctx context.Context, dir string) (position uint64, err err
 type Contents struct {
 	Format   int    `json:"format"`   // of the folder
 	Position uint64 `json:"position"` // of the last event
-	Events   uint64 `json:"events"`   // of all streams, system streams included
+	Events   uint64 `json:"events"`   // of all streams, system streams included; not those that were scavenged
 	Streams  uint64 `json:"streams"`
 }
 
 // Check reads every event of a log that nobody has open, and says what is in
 // it. Damage is an error that names its place: a changed byte, an event without
-// its place in a stream, a stream with a gap or with another end than its head
-// says. It changes nothing.
+// its place in a stream, a stream with a gap, or with another beginning or end
+// than its head says. It changes nothing.
 func Check(ctx context.Context, dir string) (Contents, error) {
 	c := Contents{Format: folderFormat}
 	err := func() error {
@@ -143,14 +143,34 @@ func (k *checking) indexes() func(key, value []byte) error {
 			return fmt.Errorf("stream %s goes from %d at position %d to %d at %d: %w", nameIn(name), number, position, n, at, errCorrupt)
 		}
 		if !same {
-			if n != 0 && n != tombstoneNumber {
-				return fmt.Errorf("stream %s begins with %d: %w", nameIn(name), n, errCorrupt)
+			if err := k.begins(nameIn(name), n); err != nil {
+				return err
 			}
 			stream = append(stream[:0], name...)
 		}
 		number, position = n, at
 		return nil
 	}
+}
+
+// begins checks that a stream begins where its head says that a scavenge has left
+// off: most begin with 0, and their head need not be asked.
+func (k *checking) begins(stream string, number uint64) error {
+	if number == 0 {
+		return nil
+	}
+	value, closer, err := k.db.Get(headKey(stream))
+	if err != nil {
+		return fmt.Errorf("stream %s begins with %d: head: %w", stream, number, err)
+	}
+	h, err := getHead(value)
+	if err = errors.Join(err, closer.Close()); err != nil {
+		return fmt.Errorf("head of %s: %w", stream, err)
+	}
+	if number != h.scavenged && (number != tombstoneNumber || !h.tombstone || h.scavenged != h.events) {
+		return fmt.Errorf("stream %s begins with %d, and %d of its events are scavenged: %w", stream, number, h.scavenged, errCorrupt)
+	}
+	return nil
 }
 
 // nameIn is the stream's name in an index key without its number.
@@ -166,7 +186,10 @@ func (k *checking) head(key, value []byte) error {
 	if err != nil {
 		return fmt.Errorf("head of %s: %w", key[1:], err)
 	}
-	k.headed += h.events
+	if h.scavenged > h.events {
+		return fmt.Errorf("head of %s: %d of %d events are scavenged: %w", key[1:], h.scavenged, h.events, errCorrupt)
+	}
+	k.headed += h.events - h.scavenged
 	if h.tombstone {
 		k.headed++
 	}

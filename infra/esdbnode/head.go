@@ -19,6 +19,7 @@ type head struct {
 	position  uint64 // of the last one written, a tombstone included
 	tombstone bool
 	limits    limits
+	scavenged uint64 // how many of its first events are gone
 }
 
 // limits is what a stream's metadata says about which of its events are shown.
@@ -42,9 +43,22 @@ func (h head) first() uint64 {
 	return h.limits.before
 }
 
+// hidden is the lowest number that a scavenge must keep, as far as that can be
+// told without a look at the events' age.
+func (h head) hidden() uint64 {
+	switch {
+	case h.tombstone:
+		return h.events
+	case h.events == 0:
+		return 0
+	}
+	return min(h.first(), h.events-1)
+}
+
 const (
 	headFormat    = 1
 	headTombstone = 1 << 0
+	headScavenged = 1 << 1 // one more number stands at the end
 )
 
 func appendHead(b []byte, h head) []byte {
@@ -52,9 +66,15 @@ func appendHead(b []byte, h head) []byte {
 	if h.tombstone {
 		flags |= headTombstone
 	}
+	if h.scavenged > 0 {
+		flags |= headScavenged
+	}
 	b = append(b, headFormat, flags)
 	for _, n := range [...]uint64{h.events, h.position, h.limits.before, h.limits.maxCount, uint64(h.limits.maxAge)} { //nolint:gosec // never negative
 		b = binary.AppendUvarint(b, n)
+	}
+	if h.scavenged > 0 {
+		b = binary.AppendUvarint(b, h.scavenged)
 	}
 	return b
 }
@@ -63,9 +83,12 @@ func getHead(b []byte) (head, error) {
 	if len(b) < 2 || b[0] != headFormat {
 		return head{}, fmt.Errorf("head of %d bytes in a format not known here", len(b))
 	}
-	var n [5]uint64
-	at := 2
-	for i := range n {
+	var n [6]uint64
+	count, at := 5, 2
+	if b[1]&headScavenged != 0 {
+		count = 6
+	}
+	for i := range n[:count] {
 		v, size := binary.Uvarint(b[at:])
 		if size <= 0 {
 			return head{}, fmt.Errorf("head of %d bytes is damaged", len(b))
@@ -74,7 +97,8 @@ func getHead(b []byte) (head, error) {
 	}
 	return head{
 		events: n[0], position: n[1], tombstone: b[1]&headTombstone != 0,
-		limits: limits{before: n[2], maxCount: n[3], maxAge: time.Duration(n[4])}, //nolint:gosec // written from a duration
+		limits:    limits{before: n[2], maxCount: n[3], maxAge: time.Duration(n[4])}, //nolint:gosec // written from a duration
+		scavenged: n[5],
 	}, nil
 }
 

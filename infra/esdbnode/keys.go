@@ -11,10 +11,12 @@ import (
 //	e position            the event
 //	i stream number       the position of a stream's event
 //	h stream              the stream's head
+//	s region              events of this region were thrown away, and files may still hold them
 const (
 	spaceEvents = 'e'
 	spaceIndex  = 'i'
 	spaceHeads  = 'h'
+	spaceMarks  = 's'
 )
 
 const eventKeyLen = 1 + 8
@@ -54,6 +56,17 @@ func putIndexKey(b []byte, stream string, number uint64) {
 func indexKey(stream string, number uint64) []byte {
 	b := make([]byte, indexKeyLen(stream))
 	putIndexKey(b, stream, number)
+	return b
+}
+
+// regionEvents is how many positions one mark stands for.
+const regionEvents = 1 << 12
+
+// markKey is the mark of the region that a position lies in.
+func markKey(position uint64) []byte {
+	b := make([]byte, 1+8)
+	b[0] = spaceMarks
+	binary.BigEndian.PutUint64(b[1:], position/regionEvents)
 	return b
 }
 

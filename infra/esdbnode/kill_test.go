@@ -99,6 +99,8 @@ const (
 	childDir    = "CARTWRIGHT_NODE_CHILD_DIR"
 	childSocket = "CARTWRIGHT_NODE_CHILD_SOCKET"
 	killRounds  = "CARTWRIGHT_KILL_ROUNDS"
+
+	childScavenges = "CARTWRIGHT_NODE_CHILD_SCAVENGES" // all the time
 )
 
 // runChild is the process that is killed: a node, and nothing that would clean
@@ -113,6 +115,16 @@ func runChild(dir, socket string) {
 	if err != nil {
 		fmt.Println("listen:", err)
 		os.Exit(1)
+	}
+	if os.Getenv(childScavenges) != "" {
+		go func() {
+			for {
+				if _, err := node.Scavenge(context.Background()); err != nil {
+					fmt.Fprintln(os.Stderr, "scavenge:", err)
+					os.Exit(1)
+				}
+			}
+		}()
 	}
 	fmt.Println("ready")
 	fmt.Println("serve:", node.Serve(listener))

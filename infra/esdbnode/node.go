@@ -38,7 +38,37 @@
 // finds what has changed on the disk (TestCheckFindsDamage).
 //
 // Positions count events from 1 and are not byte offsets as in EventStoreDB.
-// They are opaque there, and contiguous here.
+// They are opaque there, and contiguous here until something is scavenged.
+//
+// # Scavenging
+//
+// What readers are not shown any more stays in the log until Scavenge throws it
+// away: all events of a stream with a tombstone and of its metadata, and of other
+// streams those before $tb, beyond $maxCount and older than $maxAge. The last event
+// of a stream stays, and so does a tombstone, so nothing is ever numbered anew;
+// positions just have gaps (TestScavengeLeavesWhatReadersAreShown).
+//
+// The writer throws away, in the order of all other commits and by the heads it
+// alone changes: so no limit that was lifted meanwhile is acted upon, and an event
+// goes together with its place in its stream, or neither does. Each head counts
+// what is gone from the beginning of its stream, by which Check tells a scavenged
+// log from a damaged one (TestCheckFindsDamage).
+//
+// Throwing away is not enough where an event must be forgotten. To Pebble a
+// deletion is one more entry: the bytes stay in tables until a compaction, in the
+// write-ahead log until its file goes, and that file is not removed but used again
+// from its beginning, behind which the rest of it stays. So the same commit that
+// throws events away marks the region of the log they lay in; then the memory is
+// flushed, marked regions are compacted, the write-ahead log goes on in fresh
+// files, and Scavenge returns when no file that was there before is left that
+// holds any of it (TestScavengedBytesAreInNoFile). The marks stay until that is
+// done, so one that was killed is finished by the next
+// (TestAScavengeThatWasKilledIsFinishedByTheNext, TestNothingElseIsLostByKillingAScavenge).
+// A write-ahead log that never used files again would need none of this, and
+// takes half as long again for every fsync; so only a scavenge goes without.
+//
+// The bytes are then gone from files. Blocks that a file system or a disk has
+// freed, and backups, are beyond it.
 package esdbnode
 
 import (
@@ -65,6 +95,7 @@ type Options struct {
 
 	MaxAppend  int              // the most bytes of events one append may bring, 1 MiB when 0
 	TailEvents int              // how many of the newest events are kept in memory, 8192 when 0
+	MemTable   int              // how many bytes are gathered in memory for each table on the disk, 32 MiB when 0
 	Now        func() time.Time // the clock that dates events, time.Now when nil
 	FS         vfs.FS           // where the folder is, the operating system's files when nil
 }
@@ -106,6 +137,9 @@ func Open(o Options) (*Node, error) {
 	}
 	if o.TailEvents == 0 {
 		o.TailEvents = defaultTail
+	}
+	if o.MemTable == 0 {
+		o.MemTable = defaultMemTable
 	}
 	s, err := openStore(o)
 	if err != nil {

@@ -35,16 +35,19 @@ const (
 	cachedHeads   = 1 << 15 // of each of two generations
 	cachedIDs     = 1 << 14 // of each of two generations
 	blockCache    = 64 << 20
-	memTable      = 32 << 20
 	defaultTail   = 1 << 13
 	tailBytes     = 16 << 20
 	defaultAppend = 1 << 20
+
+	defaultMemTable = 32 << 20
 )
 
 // A store is the log on disk and everything about it that has nothing to do
 // with how it is asked.
 type store struct {
 	db    *pebble.DB
+	fs    *freshFS
+	dir   string
 	lock  *pebble.Lock
 	log   *slog.Logger
 	now   func() time.Time
@@ -54,6 +57,8 @@ type store struct {
 	queue   queue
 	written chan struct{} // closed when the writer has ended
 	closing chan struct{} // closed when long reads must end
+
+	scavenging chan struct{} // holds one token while a scavenge is under way
 
 	// Only the writer touches these.
 	tx     batch
@@ -71,7 +76,7 @@ func openStore(o Options) (*store, error) {
 		return nil, fmt.Errorf("lock %s: %w: %w", o.Dir, ErrInUse, err)
 	}
 	s := &store{
-		lock: lock, log: o.Log, now: o.Now,
+		fs: &freshFS{FS: o.FS}, dir: o.Dir, scavenging: make(chan struct{}, 1), lock: lock, log: o.Log, now: o.Now,
 		queue: queue{ready: make(chan struct{}, 1)}, written: make(chan struct{}), closing: make(chan struct{}),
 		tx: batch{heads: map[string]*change{}}, recent: newRecent(cachedIDs),
 	}
@@ -88,7 +93,7 @@ func (s *store) openFiles(o Options) error {
 	}
 	cache := pebble.NewCache(blockCache)
 	defer cache.Unref()
-	db, err := pebble.Open(o.Dir, pebbleOptions(o, s.lock, cache))
+	db, err := pebble.Open(o.Dir, s.pebbleOptions(cache, o.MemTable))
 	if err != nil {
 		return fmt.Errorf("open %s: %w", o.Dir, err)
 	}
@@ -100,17 +105,17 @@ func (s *store) openFiles(o Options) error {
 	return nil
 }
 
-func pebbleOptions(o Options, lock *pebble.Lock, cache *pebble.Cache) *pebble.Options {
+func (s *store) pebbleOptions(cache *pebble.Cache, memTable int) *pebble.Options {
 	options := &pebble.Options{
-		FS:                          o.FS,
-		Lock:                        lock,
+		FS:                          s.fs,
+		Lock:                        s.lock,
 		Cache:                       cache,
 		FormatMajorVersion:          pebble.FormatTableFormatV6,
-		MemTableSize:                memTable,
+		MemTableSize:                uint64(memTable), //nolint:gosec // a size
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
-		Logger:                      pebbleLog{o.Log},
+		Logger:                      pebbleLog{s.log},
 	}
 	for i := range options.Levels {
 		options.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most appends ask for a stream that is not there yet
@@ -377,7 +382,10 @@ func (s *store) read(ctx context.Context, sl slice, buf []record) (page []record
 			return buf, number, false, fmt.Errorf("%s@%d: %w", sl.stream, number, err)
 		}
 		if !found {
-			return buf, number, false, fmt.Errorf("%s@%d: no event at position %d: %w", sl.stream, number, position, errCorrupt)
+			if err := s.missing(key); err != nil {
+				return buf, number, false, fmt.Errorf("%s@%d: no event at position %d: %w", sl.stream, number, position, err)
+			}
+			continue
 		}
 		if r.created >= sl.oldest {
 			buf = append(buf, r)
@@ -388,6 +396,19 @@ func (s *store) read(ctx context.Context, sl slice, buf []record) (page []record
 		return buf, 0, false, fmt.Errorf("read %s from %d: %w", sl.stream, sl.from, err)
 	}
 	return buf, 0, false, nil
+}
+
+// missing tells why an event is not where its place in a stream says: nil when
+// both were thrown away after the read had begun.
+func (s *store) missing(place []byte) error {
+	_, closer, err := s.db.Get(place)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil
+	}
+	if err == nil {
+		err = errors.Join(errCorrupt, closer.Close())
+	}
+	return err
 }
 
 // oldest is the time of creation from which on a stream's events are shown.

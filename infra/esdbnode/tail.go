@@ -58,11 +58,28 @@ func (t *tail) from(position uint64, buf []record) (n int, end uint64, grown <-c
 	if position < t.first && position <= t.end {
 		return 0, t.end, t.grown, false
 	}
-	for ; n < len(buf) && position <= t.end; n++ {
-		buf[n] = t.ring[position%uint64(len(t.ring))]
-		position++
+	for ; n < len(buf) && position <= t.end; position++ {
+		if r := &t.ring[position%uint64(len(t.ring))]; r.position == position { // else it is gone
+			buf[n] = *r
+			n++
+		}
 	}
 	return n, t.end, t.grown, true
+}
+
+// forget lets go of events that were thrown away.
+func (t *tail) forget(positions []uint64) {
+	if len(positions) == 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, at := range positions {
+		if slot := &t.ring[at%uint64(len(t.ring))]; slot.position == at {
+			t.bytes -= slot.footprint()
+			*slot = record{}
+		}
+	}
 }
 
 // get gives the event at a position, if it is kept.
@@ -72,7 +89,8 @@ func (t *tail) get(position uint64) (record, bool) {
 	if position < t.first || position > t.end {
 		return record{}, false
 	}
-	return t.ring[position%uint64(len(t.ring))], true
+	r := t.ring[position%uint64(len(t.ring))]
+	return r, r.position == position
 }
 
 // last is the position of the newest committed event, 0 in an empty log.

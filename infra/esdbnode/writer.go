@@ -25,6 +25,7 @@ const (
 	opAppend op = iota
 	opDelete
 	opTombstone
+	opSweep // throws away what is not shown
 )
 
 // A proposal is an event that asks to be stored.
@@ -56,6 +57,8 @@ type outcome struct {
 	verdict  verdict
 	events   uint64 // how many the stream has after this write, or had after the one it repeats; when refused, has now
 	position uint64 // of the last event written; 0 when there is none
+	swept    int    // how many events were thrown away
+	more     bool   // there are more to throw away
 	err      error  // nothing is known of what became of it
 }
 
@@ -168,7 +171,7 @@ func (s *store) commit(writes []*write) error {
 	for _, w := range writes {
 		w.out.err = tx.apply(w) // it fails before it has changed anything
 	}
-	if len(tx.records) == 0 {
+	if len(tx.records)+len(tx.gone) == 0 {
 		s.heads.settle(tx.heads)
 		return nil
 	}
@@ -180,6 +183,7 @@ func (s *store) commit(writes []*write) error {
 		return fmt.Errorf("commit %d events: %w", len(tx.records), err)
 	}
 	s.heads.settle(tx.heads)
+	s.tail.forget(tx.gone)
 	s.tail.push(tx.records)
 	return nil
 }
@@ -190,6 +194,7 @@ type batch struct {
 	out     *pebble.Batch
 	created int64
 	records []record
+	gone    []uint64 // the positions of events that this batch throws away
 	heads   map[string]*change
 }
 
@@ -201,7 +206,7 @@ func (s *store) begin() *batch {
 	tx := &s.tx
 	clear(tx.records)
 	clear(tx.heads)
-	tx.records = tx.records[:0]
+	tx.records, tx.gone = tx.records[:0], tx.gone[:0]
 	tx.store, tx.out = s, s.db.NewBatch()
 	tx.created = s.now().UnixNano() / 100
 	return tx
@@ -233,6 +238,9 @@ func (tx *batch) event(stream string, number uint64) (record, bool, error) {
 
 // apply decides one write and adds what it causes to the batch.
 func (tx *batch) apply(w *write) error {
+	if w.op == opSweep {
+		return tx.sweep(w.stream, &w.out)
+	}
 	h, err := tx.head(w.stream)
 	if err != nil {
 		return err
@@ -278,7 +286,7 @@ func (tx *batch) accept(w *write, h *head) error {
 		tx.bury(w.stream, h)
 		w.out.position = h.position
 		return nil
-	case opAppend:
+	case opAppend, opSweep:
 	}
 	if len(w.events) > 0 && h.softDeleted() {
 		if err := tx.truncate(w.stream, h.events, &w.out); err != nil {

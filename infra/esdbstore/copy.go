@@ -23,7 +23,9 @@ import (
 // is read from. What the metadata of a stream limits is limited in the target too.
 //
 // The events of a stream with a tombstone do not go along: its key may be what
-// was to be forgotten.
+// was to be forgotten. Whether the source was scavenged of them or not makes no
+// difference (TestAScavengedHistoryIsCopied). Of a stream with limits all events
+// go along that are there, so one that was scavenged of its oldest can't be copied.
 //
 // # Order
 //

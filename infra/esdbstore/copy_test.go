@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/google/uuid"
 
 	"cartwright/domain/event"
@@ -302,6 +301,46 @@ func TestACopyGoesOnWithWhatCameSince(t *testing.T) {
 	wantCopy(t, c, "order-1", "order-3", "key-0", "key-5")
 }
 
+// TestAScavengedHistoryIsCopied copies a log from which the events of ended
+// streams are gone: one erased before the copy began, and one after it was copied.
+func TestAScavengedHistoryIsCopied(t *testing.T) {
+	source := serve(t, newPlace(t))
+	from, to := open(t, source.uri), open(t, serve(t, newPlace(t)).uri)
+	for i := range 40 {
+		for _, category := range []string{"order", "key"} {
+			if err := from.Append(t.Context(), fmt.Sprintf("%s-%d", category, i), 0, storetest.Events(1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	erase := func(stream string) {
+		t.Helper()
+		if err := from.Tombstone(t.Context(), stream); err != nil {
+			t.Fatal(err)
+		}
+		if done, err := source.node.Scavenge(t.Context()); err != nil || done.Events != 1 {
+			t.Fatalf("%+v, %v", done, err)
+		}
+	}
+	c := newCopy(from, to)
+	ended := []string{}
+	for _, stream := range []string{"key-7", "key-0", "key-39"} {
+		erase(stream)
+		ended = append(ended, stream)
+		if done, err := c.Run(t.Context()); err != nil || done.Ended != uint64(len(ended)) {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		wantCopy(t, c, ended...)
+	}
+	if err := from.Append(t.Context(), "order-40", 0, storetest.Events(1)); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := c.Run(t.Context()); err != nil || done.Events == 0 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	wantCopy(t, c, ended...)
+}
+
 func TestATargetWithAnotherHistoryIsRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		write  func(to *esdbstore.Store) error
@@ -383,43 +422,27 @@ func TestDifferencesAreListed(t *testing.T) {
 	}
 }
 
-// TestAStreamWithoutItsBeginningIsRefused takes the oldest events of a stream
-// from the disk of the source, as a scavenge would.
+// TestAStreamWithoutItsBeginningIsRefused copies a stream that was scavenged of
+// its oldest events: the rest can't have its revisions elsewhere.
 func TestAStreamWithoutItsBeginningIsRefused(t *testing.T) {
-	at := newPlace(t)
-	node := serve(t, at)
-	from := open(t, node.uri)
-	if err := errors.Join(from.Append(t.Context(), "s", 0, storetest.Events(3)), from.Append(t.Context(), "t", 0, storetest.Events(1))); err != nil {
+	source := serve(t, newPlace(t))
+	from := open(t, source.uri)
+	if err := errors.Join(
+		from.Append(t.Context(), "s", 0, storetest.Events(3)), from.Append(t.Context(), "t", 0, storetest.Events(1)),
+		from.KeepNewest(t.Context(), "s", 1),
+	); err != nil {
 		t.Fatal(err)
 	}
-	node.stop()
-	db, err := pebble.Open(at.dir, &pebble.Options{FormatMajorVersion: pebble.FormatTableFormatV6, Logger: silent{}})
-	if err != nil {
+	if _, err := source.node.Scavenge(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"e\x00\x00\x00\x00\x00\x00\x00\x01", "e\x00\x00\x00\x00\x00\x00\x00\x02"} {
-		if err = db.Delete([]byte(key), pebble.Sync); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err = db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	serve(t, at)
-	_, err = newCopy(from, open(t, serve(t, newPlace(t)).uri)).Run(t.Context())
+	_, err := newCopy(from, open(t, serve(t, newPlace(t)).uri)).Run(t.Context())
 	gap, ok := errors.AsType[*esdbstore.GapError](err)
 	if !ok || gap.Stream != "s" || gap.First != 3 || gap.Have != 0 {
 		t.Errorf("got %v", err)
 	}
 }
 
-type silent struct{}
-
-func (silent) Infof(string, ...any)  {}
-func (silent) Errorf(string, ...any) {}
-func (silent) Fatalf(string, ...any) {}
-
-// TestWhatOthersWroteIsCopiedByteForByte has events as nobody of us writes them.
 func TestWhatOthersWroteIsCopiedByteForByte(t *testing.T) {
 	source, target := serve(t, newPlace(t)), serve(t, newPlace(t))
 	client := raw(t, source.uri)

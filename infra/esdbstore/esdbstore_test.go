@@ -49,6 +49,7 @@ type place struct{ dir, socket string }
 type running struct {
 	uri  string
 	stop func()
+	node *esdbnode.Node
 }
 
 // serve runs a node until the test ends or stop is called.
@@ -72,7 +73,7 @@ func serve(tb testing.TB, at place) *running {
 		}
 	})
 	tb.Cleanup(stop)
-	return &running{"unix://" + at.socket, stop}
+	return &running{"unix://" + at.socket, stop, node}
 }
 
 func open(tb testing.TB, uri string) *esdbstore.Store {

@@ -10,6 +10,15 @@
 // together too: a key store of its own would be a second thing to keep in step.
 // The first key that is stored for a buyer is the key; who loses the race uses
 // the winner's (TestTwoProcessesAgreeOnAKey).
+//
+// Erasing a buyer is a tombstone on the stream of the key, whether there is a key
+// or not: nobody can ever be given a key under that id again, in this process or
+// another, and asking for one is refused as buyer_erased
+// (TestABuyerWithoutAKeyIsErasedAllTheSame). A record of erased buyers beside the
+// keys would be a second truth, and the one that a restored log lacks. What the
+// ring remembers of a key it forgets in the same call, also when somebody was just
+// looking it up (TestAnErasedKeyIsForgottenThoughItWasJustLookedUp); other
+// processes forget it within a minute.
 package keyring
 
 import (
@@ -21,11 +30,13 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/maypok86/otter/v2"
 
+	"cartwright/domain"
 	"cartwright/domain/event"
 	"cartwright/domain/personal"
 )
@@ -39,12 +50,22 @@ type Store interface {
 	Append(ctx context.Context, stream string, after event.Revision, events []event.Recorded) error
 }
 
+// Eraser is what erasing needs of it. A second Tombstone of one stream is
+// refused with event.ErrDeleted.
+type Eraser interface {
+	Load(ctx context.Context, stream string, after event.Revision) iter.Seq2[event.Recorded, error]
+	Tombstone(ctx context.Context, stream string) error
+}
+
 // A Ring seals and opens personal data. It may be used concurrently.
 type Ring struct {
 	store  Store
 	master []byte
 	events *event.Registry
 	keys   *otter.Cache[string, []byte]
+
+	mu     sync.Mutex
+	erased map[string]bool // by this ring
 }
 
 // Keys unwrapped are kept this many, and this long: a key that another process
@@ -70,14 +91,21 @@ func New(store Store, master []byte) (*Ring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache of keys: %w", err)
 	}
-	return &Ring{store: store, master: master, events: events, keys: keys}, nil
+	return &Ring{store: store, master: master, events: events, keys: keys, erased: map[string]bool{}}, nil
 }
 
 // Seal encrypts an address under its buyer's key, which is made if there is none.
+// For a buyer who was erased it is a refusal, and ErrErased.
 func (r *Ring) Seal(ctx context.Context, buyer string, a personal.Address) ([]byte, error) {
 	key, err := r.key(ctx, buyer)
 	if err == nil && key == nil {
 		key, err = r.create(ctx, buyer)
+	}
+	if errors.Is(err, ErrErased) {
+		return nil, &domain.Error{
+			Code: domain.Conflict, Reason: "buyer_erased", Err: err,
+			Detail: "This buyer was erased, and can't be sent anything under this id again.",
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -97,14 +125,80 @@ func (r *Ring) Address(ctx context.Context, buyer string, sealed []byte) (person
 	return personal.Open(key, buyer, sealed)
 }
 
-func stream(buyer string) string { return "key-" + buyer }
+// An Erasure says what there was to erase.
+type Erasure struct {
+	Key    bool `json:"key"`    // there was a key
+	Before bool `json:"before"` // the buyer was erased already
+}
+
+// Erase destroys a buyer's key for ever, and forgets it: nothing that was sealed
+// under it opens any more, and there will not be another. The store is the one
+// that the ring is on. It may be called again.
+func (r *Ring) Erase(ctx context.Context, s Eraser, buyer string) (Erasure, error) {
+	e, err := Erase(ctx, s, buyer)
+	if err == nil {
+		r.forget(buyer)
+	}
+	return e, err
+}
+
+// Erase is Ring.Erase for who has no master key. The key stays in the memory of
+// rings that have used it lately, for a minute.
+func Erase(ctx context.Context, s Eraser, buyer string) (Erasure, error) {
+	var e Erasure
+	for _, err := range s.Load(ctx, Stream(buyer), 0) {
+		switch {
+		case errors.Is(err, event.ErrDeleted):
+			e.Before = true
+		case err != nil:
+			return e, fmt.Errorf("look for the key of %s: %w", buyer, err)
+		default:
+			e.Key = true
+		}
+		break
+	}
+	if e.Before {
+		return e, nil
+	}
+	err := s.Tombstone(ctx, Stream(buyer))
+	if errors.Is(err, event.ErrDeleted) {
+		return Erasure{Before: true}, nil // by somebody else, just now
+	}
+	if err != nil {
+		return e, fmt.Errorf("destroy the key of %s: %w", buyer, err)
+	}
+	return e, nil
+}
+
+// forget lets go of a buyer's key, and does not take it up again from somebody
+// who had read it before the tombstone.
+func (r *Ring) forget(buyer string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.erased[buyer] = true
+	r.keys.Invalidate(buyer)
+}
+
+// remember keeps a key, unless its buyer was erased meanwhile.
+func (r *Ring) remember(buyer string, key []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.erased[buyer] {
+		return ErrErased
+	}
+	r.keys.Set(buyer, key)
+	return nil
+}
+
+// Stream is the stream of a buyer's key.
+func Stream(buyer string) string { return "key-" + buyer }
 
 // key finds a buyer's key, nil if there is none.
 func (r *Ring) key(ctx context.Context, buyer string) ([]byte, error) {
 	if key, ok := r.keys.GetIfPresent(buyer); ok {
 		return key, nil
 	}
-	for rec, err := range r.store.Load(ctx, stream(buyer), 0) {
+	for rec, err := range r.store.Load(ctx, Stream(buyer), 0) {
 		if errors.Is(err, event.ErrDeleted) {
 			return nil, ErrErased
 		}
@@ -128,7 +222,9 @@ func (r *Ring) unwrap(buyer string, k personal.KeyCreated) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("unwrap the key of %s: %w", buyer, err)
 	}
-	r.keys.Set(buyer, key)
+	if err := r.remember(buyer, key); err != nil {
+		return nil, err
+	}
 	return key, nil
 }
 
@@ -148,7 +244,10 @@ func (r *Ring) create(ctx context.Context, buyer string) ([]byte, error) {
 	}
 	rec.ID = uuid.NewString()
 	rec.Meta = event.Meta{Cause: rec.ID, Actor: "keyring", At: time.Now().UTC()}
-	err = r.store.Append(ctx, stream(buyer), 0, []event.Recorded{rec})
+	err = r.store.Append(ctx, Stream(buyer), 0, []event.Recorded{rec})
+	if errors.Is(err, event.ErrDeleted) {
+		return nil, ErrErased
+	}
 	if err != nil && !errors.Is(err, event.ErrConflict) {
 		return nil, fmt.Errorf("store the key of %s: %w", buyer, err)
 	}

@@ -105,6 +105,7 @@ var catalogue = map[string]string{
 	"already_paid":        "This is paid already",
 	"already_shipped":     "The order has shipped",
 	"attempt_abandoned":   "The attempt was given up",
+	"buyer_erased":        "The buyer was erased",
 	"entry_gap":           "The entry is not the next one",
 	"hold_captured":       "The money was taken",
 	"hold_closed":         "The hold has ended",
