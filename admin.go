@@ -10,25 +10,62 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"cartwright/domain/event"
+	"cartwright/infra/esdbnode"
 	"cartwright/infra/redisviews"
+	"cartwright/infra/relay"
 	"cartwright/projections"
 )
 
 // A job is what an operator asks of whoever owns the data folder.
 type job struct {
-	Do      string   `json:"do"` // replay, verify, parked, show, redrive, status or backup
-	Views   []string `json:"views,omitempty"`
-	Stream  string   `json:"stream,omitempty"`
-	Workers int      `json:"workers,omitempty"`
-	Park    bool     `json:"park,omitempty"`
-	Dry     bool     `json:"dry,omitempty"`    // replay: throw the result away
-	Back    bool     `json:"back,omitempty"`   // replay: return to the generation before
-	Repair  bool     `json:"repair,omitempty"` // verify: put folds in the place of what drifted
+	Do    string   `json:"do"` // replay, generations, verify, parked, show, redrive, drop, archive, tiers, erase, scavenge, status or backup
+	Views []string `json:"views,omitempty"`
+
+	Stream string `json:"stream,omitempty"` // show, redrive, drop
+	Reason string `json:"reason,omitempty"` // drop
+	By     string `json:"by,omitempty"`
+
+	Workers int           `json:"workers,omitempty"`
+	Park    bool          `json:"park,omitempty"`
+	Dry     bool          `json:"dry,omitempty"`    // replay: throw the result away
+	Stay    bool          `json:"stay,omitempty"`   // replay: build, and do not switch
+	Anew    bool          `json:"anew,omitempty"`   // replay: go on with nothing that was left
+	Back    bool          `json:"back,omitempty"`   // replay: return to the generation before
+	To      int           `json:"to,omitempty"`     // or to this one
+	Keep    int           `json:"keep,omitempty"`   // replay: earlier generations
+	Choice  *streamChoice `json:"choice,omitempty"` // replay: of streams; nil is all
+
+	MarkEvery time.Duration `json:"mark_every,omitempty"` // replay: how often it is written down how far it is
+
+	Repair bool   `json:"repair,omitempty"` // verify: put folds in the place of what drifted
+	Sample int    `json:"sample,omitempty"` // verify: about so many streams
+	Since  string `json:"since,omitempty"`  // verify: a position, or last
+	Rate   int    `json:"rate,omitempty"`   // verify: events a second, 0 for as many as can be
+
+	Before time.Time `json:"before,omitzero"` // archive: what was closed before
+}
+
+// A streamChoice is a projections.Choice on its way.
+type streamChoice struct {
+	Streams []string  `json:"streams,omitempty"`
+	Buyer   string    `json:"buyer,omitempty"`
+	Seller  string    `json:"seller,omitempty"`
+	From    time.Time `json:"from,omitzero"`
+	To      time.Time `json:"to,omitzero"`
+}
+
+func (c *streamChoice) choice() projections.Choice {
+	if c == nil {
+		return projections.Choice{}
+	}
+	return projections.Choice{Streams: c.Streams, Buyer: c.Buyer, Seller: c.Seller, From: c.From, To: c.To}
 }
 
 // news is a line of the answer. The last one says Done, or why it failed.
@@ -40,6 +77,10 @@ type news struct {
 	Event      *shownEvent              `json:"event,omitempty"` // the one a stream is parked at
 	Verified   *projections.Verified    `json:"verified,omitempty"`
 	Poison     *projections.PoisonError `json:"poison,omitempty"`
+	Lineage    *generationNews          `json:"generations,omitempty"`
+	Archive    *archiveNews             `json:"archive,omitempty"`
+	Erased     *erasedNews              `json:"erased,omitempty"`
+	Scavenged  *esdbnode.Scavenged      `json:"scavenged,omitempty"`
 	Status     *statusNews              `json:"status,omitempty"`
 	Done       bool                     `json:"done,omitempty"`
 	Failed     string                   `json:"failed,omitempty"`
@@ -49,6 +90,7 @@ type progressNews struct {
 	Events   int64   `json:"events"`
 	Streams  int64   `json:"streams"`
 	Position uint64  `json:"position"`
+	Resumed  uint64  `json:"resumed,omitempty"` // where an earlier run had come to
 	Head     uint64  `json:"head"`
 	Rate     float64 `json:"rate"` // events a second
 	Seconds  float64 `json:"seconds"`
@@ -81,6 +123,9 @@ func (r *running) startAdmin(ctx context.Context, g *errgroup.Group) error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /", r.admin)
+	if r.metrics != nil {
+		mux.Handle("GET /metrics", r.metrics.Handler())
+	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
@@ -117,6 +162,10 @@ func (r *running) do(ctx context.Context, j job, tell func(news) error) error {
 		return r.tellStatus(ctx, tell)
 	case "backup":
 		return r.backup(ctx)
+	case "erase":
+		return r.erase(ctx, j, tell)
+	case "scavenge":
+		return r.scavenge(ctx, tell)
 	}
 	return r.system.do(ctx, j, tell)
 }
@@ -159,30 +208,44 @@ func (s *system) do(ctx context.Context, j job, tell func(news) error) error {
 	if s.views == nil {
 		return errors.New("this process has no views")
 	}
+	switch j.Do {
+	case "archive":
+		return s.archive(ctx, j.Before, tell)
+	case "tiers":
+		return s.tellTiers(ctx, tell)
+	}
+	run, known := map[string]func(context.Context, viewTool, job, func(news) error) error{
+		"replay": s.replay, "generations": tellLineage, "verify": s.verify,
+		"parked": tellParked, "show": s.showParked, "redrive": s.redrive, "drop": s.drop,
+	}[j.Do]
+	if !known {
+		return fmt.Errorf("there is no job %q", j.Do)
+	}
 	chosen, err := s.views.choose(j.Views)
 	if err != nil {
 		return err
 	}
+	did := 0
 	for _, v := range chosen {
-		switch j.Do {
-		case "replay":
-			err = s.replay(ctx, v, j, tell)
-		case "verify":
-			err = s.verify(ctx, v, j.Repair, tell)
-		case "parked":
-			err = tellParked(ctx, v, tell)
-		case "show":
-			err = s.showParked(ctx, v, j.Stream, tell)
-		case "redrive":
-			err = s.redrive(ctx, v, j.Stream, tell)
-		default:
-			return fmt.Errorf("there is no job %q", j.Do)
+		err := run(ctx, v, j, tell)
+		// Of all views, those are meant that have what was named.
+		if len(chosen) > 1 && (errors.Is(err, projections.ErrNoSuchChoice) || errors.Is(err, projections.ErrNotParked)) {
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("%s %s: %w", j.Do, v.name, err)
 		}
+		did++
+	}
+	if did == 0 {
+		return fmt.Errorf("%s: no view has that", j.Do)
 	}
 	return nil
+}
+
+func tellLineage(_ context.Context, v viewTool, _ job, tell func(news) error) error {
+	n := v.lineage()
+	return tell(news{View: v.name, Lineage: &n})
 }
 
 // choose finds views by name; none named, or "all", are all.
@@ -213,22 +276,28 @@ func (v *views) names() []string {
 	return names
 }
 
-func (s *system) replay(ctx context.Context, v viewTool, j job, tell func(news) error) error {
+func (s *system) replay(ctx context.Context, v viewTool, j job, tell func(news) error) (err error) {
 	head, err := s.store.Head(ctx)
 	if err != nil {
 		return err
 	}
+	counted := func(projections.Progress) {}
+	if s.metrics != nil {
+		m := s.metrics.Replay(v.name)
+		counted = m.Progress
+		defer func() { m.Done(err) }()
+	}
 	report := func(p projections.Progress) {
+		counted(p)
 		_ = tell(news{View: v.name, Progress: &progressNews{ // a reader that left does not stop a rebuild
-			Events: p.Events, Streams: p.Streams, Position: p.Position, Head: head, Rate: p.Rate(), Seconds: p.Elapsed.Seconds(),
+			Events: p.Events, Streams: p.Streams, Position: p.Position, Resumed: p.Resumed, Head: head, Rate: p.Rate(), Seconds: p.Elapsed.Seconds(),
 		}})
 	}
 	err = s.alone(ctx, "replay/"+v.name, func(ctx context.Context) error {
-		run := v.replay
-		if j.Back {
-			run = v.goBack
-		}
-		_, failed := run(ctx, replayJob{source: s.store, workers: max(1, j.Workers), park: j.Park, dry: j.Dry, progress: report})
+		_, failed := v.replay(ctx, replayJob{
+			source: s.store, choice: j.Choice.choice(), workers: max(1, j.Workers), keep: j.Keep,
+			park: j.Park, dry: j.Dry, stay: j.Stay, anew: j.Anew, back: j.Back, to: j.To, markEvery: j.MarkEvery, progress: report,
+		})
 		return failed
 	})
 	if poison, ok := errors.AsType[*projections.PoisonError](err); ok {
@@ -263,17 +332,61 @@ func (s *system) alone(ctx context.Context, what string, do func(context.Context
 	return err
 }
 
-func (s *system) verify(ctx context.Context, v viewTool, repair bool, tell func(news) error) error {
-	sum, err := v.verify(ctx, verifyJob{source: s.store, repair: repair, report: func(d projections.Difference) error {
+func (s *system) verify(ctx context.Context, v viewTool, j job, tell func(news) error) error {
+	check := verifyJob{source: s.store, repair: j.Repair, sample: j.Sample, report: func(d projections.Difference) error {
 		return tell(news{View: v.name, Difference: &d})
-	}})
+	}}
+	var err error
+	if check.since, err = s.since(ctx, v.name, j.Since); err != nil {
+		return err
+	}
+	if check.head, err = s.store.Head(ctx); err != nil {
+		return err
+	}
+	if j.Rate > 0 {
+		check.spend = rate.NewLimiter(rate.Limit(j.Rate), max(j.Rate, 1000)).WaitN
+	}
+	sum, err := v.verify(ctx, check)
 	if err != nil {
 		return err
+	}
+	if j.Sample == 0 && sum.Differences == sum.Repaired {
+		if err := s.verified(ctx, v.name, sum.Position); err != nil {
+			return err
+		}
 	}
 	return tell(news{View: v.name, Verified: &sum})
 }
 
-func tellParked(ctx context.Context, v viewTool, tell func(news) error) error {
+// verifiedMark names the mark up to which a view was found to be right.
+func (s *system) verifiedMark(view string) string { return "verify-" + s.cfg.Namespace + "-" + view }
+
+// since gives the position behind which a view is to be verified; 0 is all of it.
+func (s *system) since(ctx context.Context, view, since string) (uint64, error) {
+	switch {
+	case since == "":
+		return 0, nil
+	case since != sinceLast:
+		return strconv.ParseUint(since, 10, 64)
+	case s.views.embedded:
+		return readPosition(s.folder.path, "verified-"+view)
+	}
+	return relay.Bookmark(ctx, s.store, s.verifiedMark(view))
+}
+
+// verified writes down how far a view was found to be right, where the next
+// look at it finds that: beside views of a folder, and else in the log.
+func (s *system) verified(ctx context.Context, view string, position uint64) error {
+	if s.views.embedded {
+		return writePosition(s.folder.path, "verified-"+view, position)
+	}
+	return relay.Remember(ctx, s.store, s.verifiedMark(view), position)
+}
+
+// sinceLast asks for what came since a view was last verified.
+const sinceLast = "last"
+
+func tellParked(ctx context.Context, v viewTool, _ job, tell func(news) error) error {
 	parked, err := v.parked(ctx)
 	if err != nil {
 		return err
@@ -288,17 +401,17 @@ func tellParked(ctx context.Context, v viewTool, tell func(news) error) error {
 
 // showParked tells of one parked stream with the event that it is parked at, as
 // the log has it.
-func (s *system) showParked(ctx context.Context, v viewTool, stream string, tell func(news) error) error {
+func (s *system) showParked(ctx context.Context, v viewTool, j job, tell func(news) error) error {
 	parked, err := v.parked(ctx)
 	if err != nil {
 		return err
 	}
 	for _, p := range parked {
-		if p.Stream != stream {
+		if p.Stream != j.Stream {
 			continue
 		}
 		n := news{View: v.name, Parked: &p}
-		for r, err := range s.store.Load(ctx, stream, p.Revision-1) {
+		for r, err := range s.store.Load(ctx, p.Stream, p.Revision-1) {
 			if err != nil && !errors.Is(err, event.ErrDeleted) {
 				return err
 			}
@@ -315,13 +428,13 @@ func (s *system) showParked(ctx context.Context, v viewTool, stream string, tell
 }
 
 // redrive takes one stream, or all that are parked, up again.
-func (s *system) redrive(ctx context.Context, v viewTool, stream string, tell func(news) error) error {
+func (s *system) redrive(ctx context.Context, v viewTool, j job, tell func(news) error) error {
 	parked, err := v.parked(ctx)
 	if err != nil {
 		return err
 	}
 	for _, p := range parked {
-		if stream != "" && p.Stream != stream {
+		if j.Stream == "" && p.Dropped != nil || j.Stream != "" && p.Stream != j.Stream {
 			continue
 		}
 		err := v.redrive(ctx, p.Stream)
@@ -329,7 +442,20 @@ func (s *system) redrive(ctx context.Context, v viewTool, stream string, tell fu
 			return err
 		}
 	}
-	return tellParked(ctx, v, tell) // what is still wrong
+	return tellParked(ctx, v, j, tell) // what is still wrong
+}
+
+// drop gives a parked stream up. That it was, why and by whom stays in its
+// record, which replays carry over, and in the log of this process.
+func (s *system) drop(ctx context.Context, v viewTool, j job, tell func(news) error) error {
+	why := projections.Dropped{Reason: j.Reason, By: j.By, At: time.Now().UTC().Truncate(time.Microsecond)}
+	p, err := v.drop(ctx, j.Stream, why)
+	if err != nil {
+		return err
+	}
+	s.log.WarnContext(ctx, "a parked stream was given up", "view", v.name, "stream", p.Stream, "revision", p.Revision,
+		"reason", p.Dropped.Reason, "by", p.Dropped.By)
+	return tell(news{View: v.name, Parked: &p})
 }
 
 // ask carries out a job where the views are: in the process that owns the data
@@ -342,7 +468,7 @@ func ask(ctx context.Context, cfg config, j job, tell func(news) error) error {
 	if err != nil {
 		return err
 	}
-	if s.views.embedded || s.store.node != nil {
+	if (s.views.embedded || s.store.node != nil) && !j.rebuilds() {
 		// Nobody else follows the log just now, so what the last owner had not read yet is read first.
 		err = s.bringUp(ctx)
 	}
@@ -351,6 +477,9 @@ func ask(ctx context.Context, cfg config, j job, tell func(news) error) error {
 	}
 	return errors.Join(err, s.close(context.WithoutCancel(ctx)))
 }
+
+// rebuilds tells of a job that reads the whole log itself, whatever the views have.
+func (j job) rebuilds() bool { return j.Do == "generations" || j.Do == "replay" && !j.Back && j.Choice == nil }
 
 func askOwner(ctx context.Context, cfg config, j job, tell func(news) error) error {
 	socket, err := ownerSocket(cfg.Data, "admin.sock")

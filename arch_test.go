@@ -67,6 +67,7 @@ var doors = map[string]door{
 	"infra/sqliteviews":  {ours: []string{"domain", "projections"}, others: []string{"modernc.org/sqlite", modSync}},
 
 	// The edge of both APIs.
+	"infra/metrics":  {ours: []string{"domain", "projections"}, others: []string{"github.com/prometheus/client_golang"}},
 	"infra/problem":  {ours: []string{"domain"}, others: []string{modGin}},
 	"infra/httpedge": {ours: []string{"domain", "infra/problem"}, others: []string{modGin, "golang.org/x/time"}},
 	"infra/token":    {ours: []string{"domain"}},

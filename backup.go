@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -91,7 +93,7 @@ A log in EventStoreDB is backed up by that one's own means.`,
 }
 
 func newRestoreCommand(cfg config) *cobra.Command {
-	var from string
+	var from, erasures string
 	var dryRun, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "restore --from FOLDER --data DIR",
@@ -101,7 +103,12 @@ must be empty or not there. Every file is checked by its checksum, and every
 event of the log is read once.
 
   cartwright restore --from /backups/monday --data /var/lib/cartwright
+  cartwright restore --from /backups/monday --data … --erasures /safe/erasures.jsonl
   cartwright restore --from /backups/monday --dry-run       only check the backup
+
+Who was erased since the backup has a key in it again. A server that starts on it
+erases them anew, by the list in the data folder, to which --erasures adds that of
+today, and by the one of CARTWRIGHT_ERASURES.
 
 Views and the bus are built from the log when the server starts. Kafka,
 Elasticsearch and Redis may know of events that the backup is too old to have:
@@ -111,7 +118,7 @@ give the restored server another --namespace, or empty them first.`,
 			if from == "" || cfg.Data == "" {
 				return usage(errors.New("--from FOLDER and --data DIR are needed"))
 			}
-			r := restoration{from: from, data: cfg.Data, dryRun: dryRun}
+			r := restoration{from: from, data: cfg.Data, erasures: erasures, dryRun: dryRun}
 			m, err := r.run(cmd.Context())
 			if err != nil {
 				return err
@@ -125,6 +132,7 @@ give the restored server another --namespace, or empty them first.`,
 	}
 	cfg.dataFlag(cmd.Flags())
 	cmd.Flags().StringVar(&from, "from", "", "the folder that backup made")
+	cmd.Flags().StringVar(&erasures, "erasures", "", "the list of who was erased up to now, to be added to that of the backup")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only check the backup")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -223,7 +231,7 @@ func (b backup) fill(ctx context.Context, stage, dir string) (m manifest, err er
 	if err = b.fillKey(ctx, dir, &m); err != nil {
 		return m, err
 	}
-	if err = m.take(ctx, b.cfg.path(erasuresName), dir, erasuresName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err = b.fillErasures(ctx, dir, &m); err != nil {
 		return m, err
 	}
 	names, err := os.ReadDir(filepath.Join(stage, logName))
@@ -246,6 +254,28 @@ func (b backup) fill(ctx context.Context, stage, dir string) (m manifest, err er
 		return m, err
 	}
 	return m, writeSynced(filepath.Join(dir, manifestName), append(text, '\n'))
+}
+
+// fillErasures writes down who is erased by now: the log was taken before, so
+// that nobody is whom it knows of and the list does not.
+func (b backup) fillErasures(ctx context.Context, dir string, m *manifest) error {
+	listed, err := b.cfg.erasures(ctx, b.cfg.logger())
+	if err != nil || len(listed) == 0 {
+		return err
+	}
+	var text bytes.Buffer
+	for lines := json.NewEncoder(&text); len(listed) > 0; listed = listed[1:] {
+		if err = lines.Encode(listed[0]); err != nil {
+			return err
+		}
+	}
+	if err = writeSynced(filepath.Join(dir, erasuresName), text.Bytes()); err != nil {
+		return err
+	}
+	f, err := sumFile(ctx, &text, io.Discard)
+	f.Path = erasuresName
+	m.Files = append(m.Files, f)
+	return err
 }
 
 // checkLog reads the log in a folder once. Looking leaves Pebble's lock behind.
@@ -402,6 +432,7 @@ func syncFolder(path string) error {
 // A restoration is a data folder being made of a backup.
 type restoration struct {
 	from, data string
+	erasures   string // a list of who was erased since, may be empty
 	dryRun     bool
 }
 
@@ -477,11 +508,37 @@ func (r restoration) fill(ctx context.Context, m manifest, dir string) error {
 		}
 		dir = r.from
 	}
+	if err := r.addErasures(ctx, dir); err != nil {
+		return err
+	}
 	got, err := checkLog(ctx, filepath.Join(dir, logName))
 	if err == nil && got != m.Log {
 		err = fmt.Errorf("the log of %s has %+v, and should have %+v", r.from, got, m.Log)
 	}
 	return err
+}
+
+// addErasures adds to the list of the backup who was erased since, by the list
+// that was given. A dry run has only a look at it.
+func (r restoration) addErasures(ctx context.Context, dir string) error {
+	if r.erasures == "" {
+		return nil
+	}
+	if _, err := os.Stat(r.erasures); err != nil {
+		return fmt.Errorf("the list of erased buyers: %w", err)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	since, err := erasureList{path: r.erasures, log: log}.read(ctx)
+	if err != nil || dir == r.from {
+		return err
+	}
+	into := erasureList{path: filepath.Join(dir, erasuresName), log: log}
+	for _, e := range since {
+		if _, err := into.note(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // noMore refuses files that the manifest does not name: where nothing is copied

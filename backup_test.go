@@ -184,7 +184,7 @@ func filled(t *testing.T, events int) string {
 func TestABackupOfAFolderNobodyOwns(t *testing.T) {
 	t.Parallel()
 	data := filled(t, 300)
-	if err := os.WriteFile(filepath.Join(data, erasuresName), []byte("{}\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(data, erasuresName), []byte(`{"buyer":"b1"}`+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	to := filepath.Join(t.TempDir(), "b")
@@ -207,7 +207,7 @@ func TestABackupOfAFolderNobodyOwns(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(elsewhere, masterKeyName)); keyed != (err == nil) {
 			t.Errorf("the key: %v", err)
 		}
-		if text, err := os.ReadFile(filepath.Join(elsewhere, erasuresName)); err != nil || string(text) != "{}\n" {
+		if text, err := os.ReadFile(filepath.Join(elsewhere, erasuresName)); err != nil || string(text) != `{"buyer":"b1"}`+"\n" {
 			t.Errorf("the erasures: %q, %v", text, err)
 		}
 		if n := sameBeginning(t, data, elsewhere); n != 300 {

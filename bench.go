@@ -17,16 +17,16 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func newBenchCommand() *cobra.Command {
+func newBenchCommand(cfg config) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench SCENARIO",
-		Short: "Measure a running server through its public API",
+		Short: "Measure a running server through its public API, and replays",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			return usage(errors.New("which scenario? (cartwright bench -h lists them)"))
 		},
 	}
-	cmd.AddCommand(newBenchCheckoutCommand())
+	cmd.AddCommand(newBenchReplayCommand(cfg), newBenchCheckoutCommand(), newBenchOwnWritesCommand())
 	return cmd
 }
 

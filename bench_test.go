@@ -42,7 +42,7 @@ func newBenchShop(t *testing.T) *importShop {
 
 func startBench(t *testing.T, url string, args ...string) (benchReport, error) {
 	t.Helper()
-	cmd := newBenchCommand()
+	cmd := newBenchCommand(config{})
 	var out bytes.Buffer
 	cmd.SetArgs(append([]string{"checkout", "--json", "--target", url, "--buyers", "7"}, args...))
 	cmd.SetOut(&out)
@@ -190,7 +190,7 @@ func TestTheBenchCommandLineIsChecked(t *testing.T) {
 			t.Errorf("%v: got %v", args, err)
 		}
 	}
-	cmd := newBenchCommand()
+	cmd := newBenchCommand(config{})
 	cmd.SetArgs([]string{})
 	cmd.SetOut(io.Discard)
 	cmd.SetErr(io.Discard)

@@ -58,6 +58,11 @@ type config struct {
 	RateLimit  float64       `env:"CARTWRIGHT_RATE_LIMIT"`
 	RateBurst  int           `env:"CARTWRIGHT_RATE_BURST" envDefault:"100"`
 	Stop       time.Duration `env:"CARTWRIGHT_STOP_WITHIN" envDefault:"20s"`
+
+	ArchiveAfter time.Duration `env:"CARTWRIGHT_ARCHIVE_AFTER" envDefault:"2160h"` // since an order was closed
+	ArchiveEvery time.Duration `env:"CARTWRIGHT_ARCHIVE_EVERY" envDefault:"24h"`   // 0: only when asked
+	Erasures     string        `env:"CARTWRIGHT_ERASURES"`
+	Metrics      string        `env:"CARTWRIGHT_METRICS"`
 }
 
 // A login is how to get into a server. Passwords come from the environment or
@@ -107,7 +112,13 @@ func (c *config) backendFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.Namespace, "namespace", c.Namespace, "begins the names of the topic, groups, indices and keys (CARTWRIGHT_NAMESPACE)")
 	f.StringVar(&c.MasterKey, "master-key-file", c.MasterKey, "32 bytes that wrap the buyers' keys; empty is master.key in the data folder (CARTWRIGHT_MASTER_KEY_FILE)")
 	f.TextVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error (CARTWRIGHT_LOG_LEVEL)")
+	f.StringVar(&c.Erasures, "erasures", c.Erasures, "the list of erased buyers; empty is erasures.jsonl in the data folder (CARTWRIGHT_ERASURES)")
 	f.DurationVar(&c.Stop, "stop-within", c.Stop, "how long stopping may take (CARTWRIGHT_STOP_WITHIN)")
+}
+
+// partFlags are those of what stays.
+func (c *config) partFlags(f *pflag.FlagSet) {
+	f.StringVar(&c.Metrics, "metrics", c.Metrics, "the address where /metrics is; empty is none (CARTWRIGHT_METRICS)")
 }
 
 func (c *config) listenFlag(f *pflag.FlagSet) {
@@ -156,6 +167,9 @@ func (c *config) check() error {
 	}
 	if c.RateLimit < 0 || c.RateBurst < 1 || c.RedisCache.Keep < 0 {
 		errs = append(errs, errors.New("CARTWRIGHT_RATE_LIMIT and CARTWRIGHT_REDIS_KEEP are not negative, CARTWRIGHT_RATE_BURST is at least 1"))
+	}
+	if c.ArchiveAfter <= 0 || c.ArchiveEvery < 0 {
+		errs = append(errs, errors.New("CARTWRIGHT_ARCHIVE_AFTER is more than nothing, CARTWRIGHT_ARCHIVE_EVERY is not negative"))
 	}
 	if c.Data == "" {
 		errs = append(errs, errors.New("a data folder is needed"))

@@ -54,22 +54,14 @@ func (v *views) openEmbedded(ctx context.Context, cfg config, f *folder, log *sl
 	}
 	v.closers, v.syncs = append(v.closers, index.Close), append(v.syncs, index.Sync)
 	orders, accounts := index.Orders(), index.Accounts()
-	v.index, v.orders, v.accounts = orders, orders, accounts
+	v.index, v.orders, v.archive, v.accounts = orders, orders, orders, accounts
 	addView(v, engine[projections.Order]{
 		view: projections.OrdersView(), generations: orders, audit: orders.Audit,
 		live: func() liveView[projections.Order] { return orders.Live() },
-		previous: func() (projections.Generation[projections.Order], bool) {
-			g := orders.Previous()
-			return g, g != nil
-		},
 	})
 	addView(v, engine[projections.Account]{
 		view: projections.AccountsView(), generations: accounts, audit: accounts.Audit,
 		live: func() liveView[projections.Account] { return accounts.Live() },
-		previous: func() (projections.Generation[projections.Account], bool) {
-			g := accounts.Previous()
-			return g, g != nil
-		},
 	})
 
 	kv, err := pebblekv.Open(f.path+"/views/documents", log)
@@ -86,10 +78,6 @@ func (v *views) openEmbedded(ctx context.Context, cfg config, f *folder, log *sl
 		addView(v, engine[projections.Order]{
 			view: projections.BuyersView(), generations: buyers,
 			live: func() liveView[projections.Order] { return buyers.Live() },
-			previous: func() (projections.Generation[projections.Order], bool) {
-				g := buyers.Previous()
-				return g, g != nil
-			},
 		})
 	}
 	deadlines, err := pebblekv.NewDeadlines(kv)
@@ -100,10 +88,6 @@ func (v *views) openEmbedded(ctx context.Context, cfg config, f *folder, log *sl
 	addView(v, engine[projections.Timer]{
 		view: projections.DeadlinesView(), generations: deadlines,
 		live: func() liveView[projections.Timer] { return deadlines.Live() },
-		previous: func() (projections.Generation[projections.Timer], bool) {
-			g := deadlines.Previous()
-			return g, g != nil
-		},
 	})
 	if v.stock, err = embedded(v, kv, projections.StockView()); err != nil {
 		return err
@@ -120,10 +104,6 @@ func embedded[V any](v *views, kv *pebblekv.DB, view projections.View[V]) (*pebb
 	}
 	addView(v, engine[V]{
 		view: view, generations: docs, live: func() liveView[V] { return docs.Live() },
-		previous: func() (projections.Generation[V], bool) {
-			g := docs.Previous()
-			return g, g != nil
-		},
 	})
 	return docs, nil
 }
@@ -146,14 +126,10 @@ func (v *views) openElasticsearch(ctx context.Context, cfg config, log *slog.Log
 	if err != nil {
 		return err
 	}
-	v.index, v.buyers, v.orders = orders, orders, orders
+	v.index, v.buyers, v.orders, v.archive = orders, orders, orders, orders
 	addView(v, engine[projections.Order]{
 		view: projections.OrdersView(), generations: orders, audit: orders.Audit,
 		live: func() liveView[projections.Order] { return orders.Live() },
-		previous: func() (projections.Generation[projections.Order], bool) {
-			g := orders.Previous()
-			return g, g != nil
-		},
 	})
 	accounts, err := elasticviews.NewAccounts(ctx, db)
 	if err != nil {
@@ -163,10 +139,6 @@ func (v *views) openElasticsearch(ctx context.Context, cfg config, log *slog.Log
 	addView(v, engine[projections.Account]{
 		view: projections.AccountsView(), generations: accounts, audit: accounts.Audit,
 		live: func() liveView[projections.Account] { return accounts.Live() },
-		previous: func() (projections.Generation[projections.Account], bool) {
-			g := accounts.Previous()
-			return g, g != nil
-		},
 	})
 	deadlines, err := elasticviews.NewDeadlines(ctx, db)
 	if err != nil {
@@ -176,10 +148,6 @@ func (v *views) openElasticsearch(ctx context.Context, cfg config, log *slog.Log
 	addView(v, engine[projections.Timer]{
 		view: projections.DeadlinesView(), generations: deadlines,
 		live: func() liveView[projections.Timer] { return deadlines.Live() },
-		previous: func() (projections.Generation[projections.Timer], bool) {
-			g := deadlines.Previous()
-			return g, g != nil
-		},
 	})
 	if v.stock, err = indexed(ctx, v, db, projections.StockView()); err != nil {
 		return err
@@ -196,10 +164,6 @@ func indexed[V any](ctx context.Context, v *views, db *elasticviews.DB, view pro
 	}
 	addView(v, engine[V]{
 		view: view, generations: docs, live: func() liveView[V] { return docs.Live() },
-		previous: func() (projections.Generation[V], bool) {
-			g := docs.Previous()
-			return g, g != nil
-		},
 	})
 	return docs, nil
 }
@@ -257,10 +221,6 @@ func (v *views) openRedis(ctx context.Context, db *redisviews.DB) error {
 	addView(v, engine[projections.Order]{
 		view: projections.BuyersView(), generations: buyers, cache: true,
 		live: func() liveView[projections.Order] { return buyers.Live() },
-		previous: func() (projections.Generation[projections.Order], bool) {
-			g := buyers.Previous()
-			return g, g != nil
-		},
 	})
 	return nil
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net"
 	"strings"
 	"time"
 
+	"cartwright/domain/event"
 	"cartwright/infra/esdbnode"
 	"cartwright/infra/esdbstore"
 )
@@ -74,6 +76,29 @@ func (c *config) eventStore() (esdbstore.Config, error) {
 	return esdbstore.Config{
 		URI: c.EventStore, User: l.User, Password: password, CAFile: l.CAFile, CertFile: l.CertFile, KeyFile: l.KeyFile,
 	}, nil
+}
+
+// All implements projections.Source. Of a node of this process's own it reads
+// the files, which is some three times as fast as the protocol.
+func (l *eventLog) All(ctx context.Context, after uint64, prefixes ...string) iter.Seq2[event.Recorded, error] {
+	if l.node == nil {
+		return l.Store.All(ctx, after, prefixes...)
+	}
+	return func(yield func(event.Recorded, error) bool) {
+		for e, err := range l.node.Scan(ctx, after, prefixes...) {
+			if err != nil {
+				yield(event.Recorded{}, fmt.Errorf("read the log after %d: %w", after, err))
+				return
+			}
+			r, ours := esdbstore.Stored{
+				Stream: e.Stream, Number: e.Number, Position: e.Position, ID: e.ID, Type: e.Type,
+				Meta: []byte(e.Meta), Data: []byte(e.Data), Created: e.Created,
+			}.Recorded()
+			if ours && !yield(r, nil) {
+				return
+			}
+		}
+	}
 }
 
 // close closes the client, then the node, which waits for what is under way.

@@ -78,8 +78,8 @@ Every setting is a flag or an environment variable; -h on each command names bot
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	root.AddCommand(newPartCommands(cfg)...)
 	root.AddCommand(newEventsCommand(cfg), newReplayCommand(cfg), newVerifyCommand(cfg), newParkCommand(cfg), newStatusCommand(cfg), newHealthCommand(cfg))
-	root.AddCommand(newNodeCommand(cfg), newCopyCommand(cfg), newBackupCommand(cfg), newRestoreCommand(cfg))
-	root.AddCommand(newImportCommand(), newBenchCommand())
+	root.AddCommand(newArchiveCommand(cfg), newEraseCommand(cfg), newNodeCommand(cfg), newCopyCommand(cfg), newBackupCommand(cfg), newRestoreCommand(cfg))
+	root.AddCommand(newImportCommand(), newBenchCommand(cfg))
 	root.CompletionOptions.HiddenDefaultCmd = true
 	return root, nil
 }

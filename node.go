@@ -185,6 +185,9 @@ func (s *system) startNode(ctx context.Context, g *errgroup.Group, address strin
 		return err
 	}
 	s.opened(s.store.close)
+	if err = s.eraseAgain(ctx); err != nil {
+		return err
+	}
 	if err = (&running{system: s, part: part{name: "node"}}).startAdmin(ctx, g); err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func (r *running) rememberOnce(ctx context.Context, last uint64) (uint64, error)
 	if err := r.views.sync(ctx); err != nil {
 		return last, err
 	}
-	return at, writePosition(r.folder.path, at)
+	return at, writePosition(r.folder.path, appliedPosition, at)
 }
 
 // relayed is how far the log is on the bus, as far as the relay has said.
@@ -79,11 +79,14 @@ func takeLeave(data string) (bool, error) {
 // giveLeave says that the views were closed as they should be.
 func giveLeave(data string) error { return os.WriteFile(leaveFile(data), nil, 0o600) }
 
-func positionFile(data string) string { return filepath.Join(data, "views", "position") }
+func positionFile(data, name string) string { return filepath.Join(data, "views", name) }
+
+// appliedPosition names the position that everything up to is in the views.
+const appliedPosition = "position"
 
 // readPosition gives the position that was written down, 0 where there is none.
-func readPosition(data string) (uint64, error) {
-	text, err := os.ReadFile(positionFile(data))
+func readPosition(data, name string) (uint64, error) {
+	text, err := os.ReadFile(positionFile(data, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -97,8 +100,8 @@ func readPosition(data string) (uint64, error) {
 	return at, nil
 }
 
-func writePosition(data string, at uint64) error {
-	tmp := positionFile(data) + ".new"
+func writePosition(data, name string, at uint64) error {
+	tmp := positionFile(data, name) + ".new"
 	if err := os.MkdirAll(filepath.Dir(tmp), 0o750); err != nil {
 		return err
 	}
@@ -110,5 +113,5 @@ func writePosition(data string, at uint64) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(tmp, positionFile(data))
+	return os.Rename(tmp, positionFile(data, name))
 }

@@ -18,6 +18,6 @@ func (r *running) reads() readapi.Config {
 		Log: r.log, CursorSecret: r.secret("cursor"),
 		Buyers: r.views.buyers, Index: r.views.index, Stock: r.views.stock, Offers: r.views.offers, Accounts: r.views.accounts,
 		Store: r.store, Events: r.events, Keys: r.ring, Erased: keyring.ErrErased,
-		Flushed: r.views.set.Flushed, Wait: tokenWait, Newest: r.newest,
+		Flushed: r.views.set.Flushed, Wait: tokenWait, Newest: r.newest, Waited: r.metrics.Waited,
 	}
 }

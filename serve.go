@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -100,6 +101,7 @@ func newPartCommands(cfg config) []*cobra.Command {
 		}
 		flags := cmds[i].Flags()
 		c.backendFlags(flags)
+		c.partFlags(flags)
 		if p.listens() {
 			c.listenFlag(flags)
 		}
@@ -160,7 +162,7 @@ type running struct {
 // start starts everything, and says on out when it is ready.
 func (r *running) start(ctx context.Context, g *errgroup.Group, out io.Writer) error {
 	for _, begin := range []func(context.Context, *errgroup.Group) error{
-		r.startRelay, r.startProjections, r.startProcess, r.startAdmin,
+		r.startRelay, r.startProjections, r.startProcess, r.startMetrics, r.startAdmin,
 	} {
 		if err := begin(ctx, g); err != nil {
 			return err
@@ -212,6 +214,9 @@ func (r *running) startProjections(ctx context.Context, g *errgroup.Group) error
 	g.Go(func() error { return kafkabus.Batches{Config: r.bus(r.cfg.groupViews())}.Run(ctx, r.views.set.Handle) })
 	if r.views.embedded || r.store.node != nil {
 		g.Go(func() error { r.rememberViews(ctx); return nil })
+	}
+	if r.cfg.ArchiveEvery > 0 {
+		g.Go(func() error { r.archiveNowAndThen(ctx); return nil })
 	}
 	return nil
 }
@@ -290,7 +295,9 @@ func (r *running) engine() (*gin.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	engine, err := httpedge.New(httpedge.Config{Log: r.log, OpenAPI: doc, Ready: r.checks()})
+	engine, err := httpedge.New(httpedge.Config{Log: r.log, OpenAPI: doc, Ready: r.checks(), Observe: func(s httpedge.Served) {
+		r.metrics.Served(s.Method, s.Route, s.Status, s.Slug, s.Took)
+	}})
 	if err != nil {
 		return nil, err
 	}
@@ -358,22 +365,23 @@ func (s *system) catchUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.broker != nil {
-		clean = !s.broker.Unclean()
-	}
-	if clean {
+	if clean && (s.broker == nil || !s.broker.Unclean()) {
 		return nil
 	}
-	s.log.Info("views catch up after an unclean stop")
+	s.log.Info("views catch up, since they were not closed as they should be")
 	return s.bringUp(ctx)
 }
 
 // bringUp applies to the views what the log has behind the last position that
-// was written down for them. What they have seen is skipped.
+// was written down for them. What they have seen is skipped. Views that were
+// deleted, of which nothing is written down, are built like in a replay.
 func (s *system) bringUp(ctx context.Context) error {
-	safe, err := readPosition(s.folder.path)
+	safe, err := readPosition(s.folder.path, appliedPosition)
 	if err != nil {
 		return err
+	}
+	if head, err := s.store.Head(ctx); err != nil || safe == 0 && head > smallLog {
+		return errors.Join(err, s.buildAll(ctx))
 	}
 	var batch []event.Recorded
 	for r, err := range s.store.All(ctx, safe, categories()...) {
@@ -391,4 +399,18 @@ func (s *system) bringUp(ctx context.Context) error {
 		return nil
 	}
 	return s.views.set.Handle(ctx, batch)
+}
+
+// smallLog is how many positions are sooner applied than a generation is built.
+const smallLog = 10_000
+
+// buildAll builds every view of this process's own folder anew.
+func (s *system) buildAll(ctx context.Context) error {
+	for _, v := range s.views.tools {
+		_, err := v.replay(ctx, replayJob{source: s.store, workers: runtime.GOMAXPROCS(0), park: true})
+		if err != nil {
+			return fmt.Errorf("build %s: %w", v.name, err)
+		}
+	}
+	return nil
 }

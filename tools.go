@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,45 +28,127 @@ func teller(cmd *cobra.Command, asJSON bool, show func(io.Writer, news) error) f
 }
 
 func newReplayCommand(cfg config) *cobra.Command {
-	j := job{Do: "replay", Workers: runtime.GOMAXPROCS(0)}
-	var asJSON bool
+	j := job{Do: "replay", Workers: runtime.GOMAXPROCS(0), Keep: 1}
+	var c streamChoice
+	var from, to string
+	var asJSON, list bool
 	cmd := &cobra.Command{
 		Use:   "replay --view NAME|all",
 		Short: "Rebuild views from the event log",
 		Long: `Build a new generation of a view from the event log, beside the live one, and
 switch to it in one step when it has caught up. Reads never stop, and nothing
-but views is touched. The generation that was live is kept until the next replay.
-
-A stream whose history cannot have happened is reported with its revision and
-stops the replay; with --park it is parked in the new generation instead, and
-all others are served.
+but views is touched: no process and no callback sees a replay.
 
   cartwright replay --view orders
-  cartwright replay --view all --park
   cartwright replay --view all --dry-run      build and check, and throw it away
+  cartwright replay --view orders --no-switch build and check, and leave it to the next replay to catch up and switch
+  cartwright replay --view orders --keep 3    keep three earlier generations instead of one
+  cartwright replay --view all --generations  name the generations there are
   cartwright replay --view orders --rollback  return to the generation that was live before, brought up to date
+  cartwright replay --view orders --rollback --generation 4
+
+A replay that was stopped or killed is gone on with by the next one, where the
+engine keeps what was built (SQLite, Pebble, Elasticsearch) and the program is
+the same; --anew begins at the beginning.
+
+With one of these only some streams are folded anew, and put in the place of
+whatever documents the live generation has of them:
+
+  --stream order-… --stream order-…           these
+  --buyer ID, --seller ID                     theirs (views of orders, and offers by seller)
+  --from TIME, --to TIME                      what something happened to in between
+
+A stream whose history cannot have happened is reported with its revision and
+stops the replay; with --park it is parked instead, and all others are served.
+One that was given up (park drop) stops nothing.
 
 It asks the process that owns the data folder, or opens the folder when nobody does.`,
 		Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(j.Views) == 0 {
-				return usage(errors.New("which view? --view NAME, or --view all"))
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if c.From, err = moment(from); err == nil {
+				c.To, err = moment(to)
 			}
-			if j.Dry && j.Back {
-				return usage(errors.New("--dry-run builds, and --rollback does not: which?"))
+			if err != nil {
+				return usage(err)
 			}
-			show := showProgress()
-			return ask(cmd.Context(), cfg, j, teller(cmd, asJSON, show))
+			if !c.choice().Whole() {
+				j.Choice = &c
+			}
+			if err := j.checkReplay(); err != nil {
+				return usage(err)
+			}
+			if list {
+				j.Do = "generations"
+				return ask(cmd.Context(), cfg, j, teller(cmd, asJSON, showGenerations))
+			}
+			return ask(cmd.Context(), cfg, j, teller(cmd, asJSON, showProgress()))
 		},
 	}
 	cfg.backendFlags(cmd.Flags())
-	cmd.Flags().StringSliceVar(&j.Views, "view", nil, "the views to rebuild, or all")
-	cmd.Flags().IntVar(&j.Workers, "workers", j.Workers, "how many fold at once")
-	cmd.Flags().BoolVar(&j.Park, "park", false, "park streams that make no sense, and go on")
-	cmd.Flags().BoolVar(&j.Dry, "dry-run", false, "build and check a generation, and throw it away")
-	cmd.Flags().BoolVar(&j.Back, "rollback", false, "return to the generation that was live before")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON lines")
+	f := cmd.Flags()
+	f.StringSliceVar(&j.Views, "view", nil, "the views to rebuild, or all")
+	f.IntVar(&j.Workers, "workers", j.Workers, "how many fold at once")
+	f.BoolVar(&j.Park, "park", false, "park streams that make no sense, and go on")
+	f.BoolVar(&j.Dry, "dry-run", false, "build and check a generation, and throw it away")
+	f.BoolVar(&j.Stay, "no-switch", false, "build and check a generation, and leave it to the next replay")
+	f.BoolVar(&j.Anew, "anew", false, "go on with nothing that an earlier replay left")
+	f.IntVar(&j.Keep, "keep", j.Keep, "how many earlier generations to keep")
+	f.BoolVar(&j.Back, "rollback", false, "return to the generation that was live before")
+	f.IntVar(&j.To, "generation", 0, "return to this one")
+	f.BoolVar(&list, "generations", false, "rebuild nothing, and name the generations there are")
+	f.StringSliceVar(&c.Streams, "stream", nil, "only these streams")
+	f.StringVar(&c.Buyer, "buyer", "", "only this buyer's streams")
+	f.StringVar(&c.Seller, "seller", "", "only this seller's streams")
+	f.StringVar(&from, "from", "", "only streams that something happened to from then on, like 2026-03-14 or 2026-03-14T12:00:00Z")
+	f.StringVar(&to, "to", "", "only streams that something happened to before")
+	f.BoolVar(&asJSON, "json", false, "print JSON lines")
 	return cmd
+}
+
+// checkReplay refuses what contradicts itself.
+func (j job) checkReplay() error {
+	switch {
+	case len(j.Views) == 0:
+		return errors.New("which view? --view NAME, or --view all")
+	case j.Dry && j.Back:
+		return errors.New("--dry-run builds, and --rollback does not: which?")
+	case j.Dry && j.Stay:
+		return errors.New("--dry-run throws away what --no-switch leaves: which?")
+	case j.Back && (j.Stay || j.Anew || j.Choice != nil):
+		return errors.New("--rollback returns to a whole generation that is there: it goes with --generation only")
+	case j.To != 0 && !j.Back:
+		return errors.New("--generation says where --rollback returns to")
+	case j.Choice != nil && (j.Stay || j.Anew):
+		return errors.New("some streams are put into the live generation: there is no other one to leave or to begin")
+	case j.Keep < 0 || j.Workers < 1:
+		return errors.New("--keep is 0 or more, --workers 1 or more")
+	case j.Choice != nil && !j.Choice.To.IsZero() && !j.Choice.From.Before(j.Choice.To):
+		return errors.New("--from is before --to")
+	}
+	return nil
+}
+
+// moment reads a day or a time; none is the zero one.
+func moment(text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if at, err := time.Parse(time.DateOnly, text); err == nil {
+		return at, nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return at, fmt.Errorf("%q is no day like 2026-03-14 and no time like 2026-03-14T12:00:00Z", text)
+	}
+	return at, nil
+}
+
+func showGenerations(w io.Writer, n news) error {
+	if n.Lineage == nil {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "%s: generation %d is live, kept are %v\n", n.View, n.Lineage.Live, n.Lineage.Kept)
+	return err
 }
 
 // showProgress shows a bar on a terminal, and a line now and then elsewhere.
@@ -115,6 +199,13 @@ by field. Each difference is listed: missing, stale, differs, extra, corrupt or
 parked. The exit code is 3 when there are any. It may run while orders come in:
 what is only on its way is no difference.
 
+A look at everything reads the whole log. Cheaper ones, for every night:
+
+  cartwright verify --since last     what changed since verify last found no difference
+  cartwright verify --since 123456   what changed behind that position
+  cartwright verify --sample 10000   about so many streams, of all times
+  cartwright verify --rate 5000      no more than so many events a second
+
 With --repair documents that are missing, stale or differ are replaced by what
 their streams say, and the exit code is 3 when differences are left: what is
 parked takes park redrive, the rest a replay.
@@ -122,6 +213,14 @@ parked takes park redrive, the rest a replay.
 It asks the process that owns the data folder, or opens the folder when nobody does.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if j.Since != "" && j.Since != sinceLast {
+				if at, err := strconv.ParseUint(j.Since, 10, 64); err != nil || at == 0 {
+					return usage(fmt.Errorf("--since is a position of the log or %q, not %q", sinceLast, j.Since))
+				}
+			}
+			if j.Sample < 0 || j.Rate < 0 || j.Sample > 0 && j.Since != "" {
+				return usage(errors.New("--sample and --rate are not negative; a sample is of all times, so it goes without --since"))
+			}
 			differences := int64(0)
 			tell := teller(cmd, asJSON, showVerified)
 			err := ask(cmd.Context(), cfg, j, func(n news) error {
@@ -138,6 +237,9 @@ It asks the process that owns the data folder, or opens the folder when nobody d
 	}
 	cfg.backendFlags(cmd.Flags())
 	cmd.Flags().StringSliceVar(&j.Views, "view", nil, "only these views")
+	cmd.Flags().StringVar(&j.Since, "since", "", "only what changed behind a position, or last")
+	cmd.Flags().IntVar(&j.Sample, "sample", 0, "only about so many streams")
+	cmd.Flags().IntVar(&j.Rate, "rate", 0, "events a second, 0 for as many as can be")
 	cmd.Flags().BoolVar(&j.Repair, "repair", false, "replace documents that are missing, stale or differ")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON lines")
 	return cmd
@@ -153,7 +255,12 @@ func showVerified(w io.Writer, n news) error {
 		}
 		_, err = fmt.Fprintf(w, "%s: %s %s: has revision %d, should have %d: %s%s\n", n.View, d.Stream, d.Kind, d.Have, d.Want, d.Detail, repaired)
 	case n.Verified != nil:
-		_, err = fmt.Fprintf(w, "%s: %d streams of %d events, %d differences\n", n.View, n.Verified.Streams, n.Verified.Events, n.Verified.Differences)
+		dropped := ""
+		if n.Verified.Dropped > 0 {
+			dropped = fmt.Sprintf(", %d given up", n.Verified.Dropped)
+		}
+		_, err = fmt.Fprintf(w, "%s: %d streams of %d events, %d differences%s\n",
+			n.View, n.Verified.Streams, n.Verified.Events, n.Verified.Differences, dropped)
 	}
 	return err
 }
@@ -194,15 +301,18 @@ func newParkCommand(cfg config) *cobra.Command {
 		Use:   "park",
 		Short: "Look after streams that a view can't follow",
 		Long: `A stream whose next event can't be read, or can't have happened, is parked in the
-view that found out; all other streams go on. list names them; show prints
-the event that one stands at, as the log has it; redrive reads them from the log
-again, once the cause is mended.`,
+view that found out; all other streams go on, and later events of that stream
+wait in order. list names them; show prints the event that one stands at, as the
+log has it; redrive reads them from the log again, once the cause is mended; drop
+gives one up that will never be: its document stays as it is, nobody is reminded
+of it, and no replay stops at it. The reason, who and when stay in its record.`,
 		Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return usage(errors.New("list, show or redrive?")) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return usage(errors.New("list, show, redrive or drop?")) },
 	}
 	park.AddCommand(newParkJob(cfg, "list", "List parked streams", job{Do: "parked"}))
 	park.AddCommand(newParkJob(cfg, "show", "Show what a stream is parked at", job{Do: "show"}))
 	park.AddCommand(newParkJob(cfg, "redrive", "Follow parked streams again, from the log", job{Do: "redrive"}))
+	park.AddCommand(newParkJob(cfg, "drop", "Give a parked stream up, for a reason", job{Do: "drop"}))
 	return park
 }
 
@@ -211,11 +321,19 @@ func newParkJob(cfg config, name, short string, j job) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: name, Short: short, Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if j.Do == "show" && j.Stream == "" {
+			if (j.Do == "show" || j.Do == "drop") && j.Stream == "" {
 				return usage(errors.New("which stream? --stream NAME"))
 			}
 			if strings.HasPrefix(j.Stream, "key-") {
 				return usage(errors.New("key streams are in no view, and never shown"))
+			}
+			if j.Do == "drop" {
+				if j.Reason = strings.TrimSpace(j.Reason); j.Reason == "" {
+					return usage(errors.New("why? --reason TEXT"))
+				}
+				if who, err := user.Current(); err == nil && j.By == "" {
+					j.By = who.Username
+				}
 			}
 			return ask(cmd.Context(), cfg, j, teller(cmd, asJSON, showParked))
 		},
@@ -224,6 +342,10 @@ func newParkJob(cfg config, name, short string, j job) *cobra.Command {
 	cmd.Flags().StringSliceVar(&j.Views, "view", nil, "only these views")
 	if j.Do != "parked" {
 		cmd.Flags().StringVar(&j.Stream, "stream", "", "only this stream")
+	}
+	if j.Do == "drop" {
+		cmd.Flags().StringVar(&j.Reason, "reason", "", "why nobody will mend it")
+		cmd.Flags().StringVar(&j.By, "by", "", "who decided so; you if not set")
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON lines")
 	return cmd
@@ -236,6 +358,9 @@ func showParked(w io.Writer, n news) error {
 	}
 	_, err := fmt.Fprintf(w, "%s: %s stands at revision %d since %s, %d events wait: %s\n",
 		p.View, p.Stream, p.Revision, p.At.UTC().Format(time.RFC3339), p.Count, p.Reason)
+	if d := p.Dropped; err == nil && d != nil {
+		_, err = fmt.Fprintf(w, "  given up by %s at %s: %s\n", d.By, d.At.UTC().Format(time.RFC3339), d.Reason)
+	}
 	if err != nil || n.Event == nil {
 		return err
 	}

@@ -3,7 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"cartwright/commands"
@@ -21,6 +25,8 @@ type views struct {
 	stock     readapi.View[projections.Stock]
 	offers    readapi.View[projections.Offer]
 	deadlines dueList
+
+	archive projections.Archiver // the order index in two tiers
 
 	set    *projections.Set
 	tools  []viewTool
@@ -98,25 +104,45 @@ type liveView[V any] interface {
 type viewTool struct {
 	name    string
 	replay  func(context.Context, replayJob) (projections.Progress, error)
-	goBack  func(context.Context, replayJob) (projections.Progress, error) // to the generation that was live before
 	verify  func(context.Context, verifyJob) (projections.Verified, error)
 	parked  func(context.Context) ([]projections.Parked, error)
 	redrive func(ctx context.Context, stream string) error
+	drop    func(ctx context.Context, stream string, why projections.Dropped) (projections.Parked, error)
+	lineage func() generationNews
+	stats   func() projections.Stats
+}
+
+// generationNews names the generations of a view.
+type generationNews struct {
+	Live int   `json:"live"`
+	Kept []int `json:"kept"` // that were live before, newest first
 }
 
 // replayJob says how a view is to be built anew.
 type replayJob struct {
-	source   projections.Source
-	workers  int
-	park     bool
-	dry      bool
-	progress func(projections.Progress)
+	source  projections.Source
+	choice  projections.Choice // of streams, in place; a whole one builds a generation
+	workers int
+	keep    int // earlier generations to keep
+	park    bool
+	dry     bool
+	stay    bool
+	anew    bool
+	back    bool // to the generation that was live before, or to this one
+	to      int
+
+	markEvery time.Duration
+	progress  func(projections.Progress)
 }
 
 // verifyJob says how a view is to be compared with the log.
 type verifyJob struct {
 	source projections.Source
 	repair bool
+	since  uint64
+	sample int
+	head   uint64
+	spend  func(context.Context, int) error
 	report func(projections.Difference) error
 }
 
@@ -131,63 +157,136 @@ type engine[V any] struct {
 	view        projections.View[V]
 	generations projections.Generations[V]
 	live        func() liveView[V]
-	previous    func() (g projections.Generation[V], kept bool)
 	audit       auditor // nil where nothing stands beside the documents
 	cache       bool    // it stands before another view, and may forget
 }
 
 // addView makes the projector of a view a member of the set, and its tools.
 func addView[V any](v *views, e engine[V]) {
-	projector := func(g liveView[V]) *projections.Projector[V] {
-		return &projections.Projector[V]{View: e.view, Events: v.events, Log: v.log, Views: g, Parking: g, Keep: keptDocs}
-	}
+	k := &keeper[V]{engine: e, views: v}
+	member := k.projector()
+	k.member.Store(member)
 	if e.cache {
-		v.set.JoinLate(projector(e.live()))
+		v.set.JoinLate(member)
 	} else {
-		v.set.Join(projector(e.live()))
-	}
-	rebuild := func(job replayJob) projections.Rebuild[V] {
-		return projections.Rebuild[V]{
-			View: e.view, Events: v.events, Log: v.log, Source: job.source, Generations: e.generations, Live: v.set,
-			Workers: job.workers, Keep: keptDocs, Park: job.park, Dry: job.dry, Cache: e.cache, Progress: job.progress,
-		}
+		v.set.Join(member)
 	}
 	v.tools = append(v.tools, viewTool{
-		name: e.view.Name,
-		replay: func(ctx context.Context, job replayJob) (projections.Progress, error) {
-			done, err := rebuild(job).Run(ctx)
-			return done.Progress, err
+		name: e.view.Name, replay: k.replay, verify: k.verify,
+		parked:  func(ctx context.Context) ([]projections.Parked, error) { return e.live().AllParked(ctx) },
+		redrive: func(ctx context.Context, stream string) error { return k.projector().Redrive(ctx, stream) },
+		drop: func(ctx context.Context, stream string, why projections.Dropped) (projections.Parked, error) {
+			return k.projector().Drop(ctx, stream, why)
 		},
-		goBack: func(ctx context.Context, job replayJob) (projections.Progress, error) {
-			kept, ok := e.previous()
-			if !ok {
-				return projections.Progress{}, errors.New("no earlier generation is kept")
-			}
-			done, err := rebuild(job).Resume(ctx, kept)
-			return done.Progress, err
-		},
-		verify: func(ctx context.Context, job verifyJob) (projections.Verified, error) {
-			live := e.live()
-			check := projections.Verification[V]{
-				View: e.view, Events: v.events, Log: v.log, Source: job.source, Docs: live,
-				Patience: verifyPatience, Cache: e.cache, Report: job.report,
-			}
-			if job.repair {
-				check.Repair = live.Repair
-			}
-			sum, err := check.Run(ctx)
-			if err != nil || e.audit == nil {
-				return sum, err
-			}
-			err = e.audit(ctx, func(d projections.Difference) error {
-				sum.Differences++
-				return job.report(d)
-			})
-			return sum, err
-		},
-		parked: func(ctx context.Context) ([]projections.Parked, error) { return e.live().AllParked(ctx) },
-		redrive: func(ctx context.Context, stream string) error {
-			return projector(e.live()).Redrive(ctx, stream)
-		},
+		lineage: k.lineage, stats: func() projections.Stats { return k.member.Load().Stats() },
 	})
+}
+
+// A keeper has the tools of one view.
+type keeper[V any] struct {
+	engine[V]
+	views  *views
+	member atomic.Pointer[projections.Projector[V]] // that is in the set
+}
+
+// projector makes one that writes to the generation that is live.
+func (k *keeper[V]) projector() *projections.Projector[V] {
+	g := k.live()
+	return &projections.Projector[V]{View: k.view, Events: k.views.events, Log: k.views.log, Views: g, Parking: g, Keep: keptDocs}
+}
+
+func (k *keeper[V]) lineage() generationNews {
+	n := generationNews{Live: k.live().Number(), Kept: []int{}}
+	for _, g := range k.generations.Kept() {
+		n.Kept = append(n.Kept, g.Number())
+	}
+	return n
+}
+
+func (k *keeper[V]) replay(ctx context.Context, job replayJob) (projections.Progress, error) {
+	live := k.live()
+	if !job.choice.Whole() {
+		return projections.Refresh[V]{
+			Projector: k.projector(), Source: job.source, Repair: live.Repair, Choice: job.choice,
+			Workers: job.workers, Park: job.park, Dry: job.dry, Progress: job.progress,
+		}.Run(ctx)
+	}
+	r := projections.Rebuild[V]{
+		View: k.view, Events: k.views.events, Log: k.views.log, Source: job.source, Generations: k.generations, Live: k.views.set,
+		Given: live, Workers: job.workers, Keep: keptDocs, Kept: job.keep, Park: job.park, Dry: job.dry, Stay: job.stay, Anew: job.anew,
+		Program: programID(), Cache: k.cache, MarkEvery: job.markEvery, Progress: job.progress,
+	}
+	var done projections.Rebuilt[V]
+	var err error
+	if job.back {
+		var to projections.Generation[V]
+		if to, err = k.earlier(job.to); err != nil {
+			return projections.Progress{}, err
+		}
+		done, err = r.Return(ctx, to)
+	} else {
+		done, err = r.Run(ctx)
+	}
+	if err != nil || job.dry || job.stay {
+		return done.Progress, err
+	}
+	k.member.Store(done.Projector)
+	if job.keep > 0 {
+		return done.Progress, nil
+	}
+	for _, g := range k.generations.Kept() {
+		if err := k.generations.Drop(ctx, g.Number()); err != nil {
+			return done.Progress, err
+		}
+	}
+	return done.Progress, nil
+}
+
+// earlier finds a generation that was live before; 0 is the last one.
+func (k *keeper[V]) earlier(number int) (projections.Generation[V], error) {
+	for _, g := range k.generations.Kept() {
+		if number == 0 || g.Number() == number {
+			return g, nil
+		}
+	}
+	if number == 0 {
+		return nil, errors.New("no earlier generation is kept")
+	}
+	return nil, fmt.Errorf("generation %d is not kept: there are %v", number, k.lineage().Kept)
+}
+
+func (k *keeper[V]) verify(ctx context.Context, job verifyJob) (projections.Verified, error) {
+	live := k.live()
+	check := projections.Verification[V]{
+		View: k.view, Events: k.views.events, Log: k.views.log, Source: job.source, Docs: live,
+		Since: job.since, Sample: job.sample, Head: job.head, Spend: job.spend,
+		Patience: verifyPatience, Cache: k.cache, Report: job.report,
+	}
+	if job.repair {
+		check.Repair = live.Repair
+	}
+	sum, err := check.Run(ctx)
+	if err != nil || k.audit == nil || job.since > 0 || job.sample > 0 {
+		return sum, err
+	}
+	err = k.audit(ctx, func(d projections.Difference) error {
+		sum.Differences++
+		return job.report(d)
+	})
+	return sum, err
+}
+
+// programID tells programs apart that may fold differently.
+func programID() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	id := []string{info.Main.Version}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" || s.Key == "vcs.modified" || s.Key == "vcs.time" {
+			id = append(id, s.Value)
+		}
+	}
+	return strings.Join(id, " ")
 }

@@ -17,6 +17,7 @@ import (
 	"cartwright/infra/kafkabus"
 	"cartwright/infra/kafkanode"
 	"cartwright/infra/keyring"
+	"cartwright/infra/metrics"
 	"cartwright/infra/redisviews"
 )
 
@@ -50,6 +51,7 @@ type system struct {
 	views     *views
 	ring      *keyring.Ring
 	shop      *commands.Shop
+	metrics   *metrics.Metrics                     // nil in tools
 	written   *otter.Cache[string, event.Revision] // how far this process has written orders lately; nil where it writes none
 
 	closers []func(context.Context) error // in the order of opening
@@ -236,11 +238,14 @@ func (s *system) openViews(ctx context.Context, need needs) (err error) {
 	return nil
 }
 
-func (s *system) openShop(_ context.Context, need needs) (err error) {
+func (s *system) openShop(ctx context.Context, need needs) (err error) {
 	if !need.shop && !need.keys {
 		return nil
 	}
 	if err = s.openRing(); err != nil {
+		return err
+	}
+	if err = s.eraseAgain(ctx); err != nil {
 		return err
 	}
 	if !need.shop {

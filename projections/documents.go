@@ -25,7 +25,8 @@ type Order struct {
 	ShippedAt   time.Time   `json:"shipped_at,omitzero"`   // when the last of it shipped
 	DeliveredAt time.Time   `json:"delivered_at,omitzero"` // when the last parcel arrived
 	CompletedAt time.Time   `json:"completed_at,omitzero"`
-	EndedAt     time.Time   `json:"ended_at,omitzero"` // cancelled or refunded
+	EndedAt     time.Time   `json:"ended_at,omitzero"`  // cancelled or refunded
+	ClosedAt    time.Time   `json:"closed_at,omitzero"` // when it was first completed, cancelled or refunded
 	ChangedAt   time.Time   `json:"changed_at,omitzero"`
 }
 
@@ -91,6 +92,17 @@ type Cursor struct {
 	ID string
 }
 
+// A Scope says which orders are asked for: those at hand, those that were put
+// away, or all. The empty one is all.
+type Scope string
+
+// The scopes there are.
+const (
+	All     Scope = "all"
+	Recent  Scope = "recent"  // what the archive does not have
+	Archive Scope = "archive" // what it has
+)
+
 // An OrderQuery asks for a buyer's or a seller's orders, newest first, or
 // oldest first when only what is to be shipped is wanted.
 type OrderQuery struct {
@@ -99,6 +111,7 @@ type OrderQuery struct {
 	ToShip        bool   // paid, and something left to ship
 	From, To      time.Time
 	Text          string // every word of it, in titles, SKUs and ids
+	Scope         Scope
 	Limit         int
 	After         *Cursor
 }

@@ -7,7 +7,14 @@ import (
 
 // OffersView is the view of offers, one document a SKU.
 func OffersView() View[Offer] {
-	return View[Offer]{Name: "offers", Categories: []string{"offer"}, Apply: applyOffer}
+	return View[Offer]{Name: "offers", Categories: []string{"offer"}, Apply: applyOffer, Parties: offerParties}
+}
+
+func offerParties(decoded any) (buyer, seller string) {
+	if described, ok := decoded.(catalog.Described); ok {
+		return "", described.Snapshot.Seller
+	}
+	return "", ""
 }
 
 func applyOffer(o Offer, r event.Recorded, decoded any) (Offer, error) {

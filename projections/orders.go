@@ -10,12 +10,19 @@ import (
 
 // OrdersView is the view of orders behind lists, searches and sums.
 func OrdersView() View[Order] {
-	return View[Order]{Name: "orders", Categories: []string{"order"}, Apply: applyOrder}
+	return View[Order]{Name: "orders", Categories: []string{"order"}, Apply: applyOrder, Parties: orderParties}
 }
 
 // BuyersView has the same documents, for an order by its id and a buyer's newest.
 func BuyersView() View[Order] {
-	return View[Order]{Name: "buyers", Categories: []string{"order"}, Apply: applyOrder}
+	return View[Order]{Name: "buyers", Categories: []string{"order"}, Apply: applyOrder, Parties: orderParties}
+}
+
+func orderParties(decoded any) (buyer, seller string) {
+	if placed, ok := decoded.(order.Placed); ok {
+		return placed.Buyer, placed.Seller
+	}
+	return "", ""
 }
 
 func applyOrder(o Order, r event.Recorded, decoded any) (Order, error) {
@@ -48,6 +55,9 @@ func (o Order) dated(e order.Event, at time.Time) Order {
 	case order.Cancelled, order.Refunded:
 		o.EndedAt = at
 	default: // the rest has no time of its own
+	}
+	if o.ClosedAt.IsZero() && o.State.Status.Closed() {
+		o.ClosedAt = at
 	}
 	return o
 }

@@ -20,11 +20,32 @@
 // chosen: failing the batch, which wedges a whole partition for one bad stream.
 // An engine that fails is another matter: the batch fails and comes again.
 //
-// A rebuild writes a new generation beside the live one and heals gaps like any
+// An operator may give a parked stream up: that is a word in its record, which
+// says why, who and when, and stays there. Not chosen: forgetting the record,
+// since the next event of the stream, or the next rebuild, would park it again
+// (TestAStreamThatWasGivenUpStopsNoRebuild).
+//
+// A rebuild folds in memory and puts each document as late as it can, so an
+// order whose whole life is in the log is written once and not once an event
+// (TestARebuildPutsEachDocumentOnce); what it holds is bounded
+// (TestARebuildHoldsNoMoreThanItMay). Now and then it puts everything and writes
+// down the position, from which the next rebuild goes on if this one is killed
+// (TestARebuildThatWasKilledIsGoneOnWith). The mark names the program: another
+// one may fold otherwise, and half of each would be neither.
+//
+// It writes a new generation beside the live one and heals gaps like any
 // projector, so that live events may run ahead of it. Not chosen: leaving live
 // events to the rebuild while it is behind them, which loses an event that is in
 // the rebuild's hands, not yet written, when the next one arrives
-// (TestALiveEventAheadOfTheRebuildIsNotLost).
+// (TestALiveEventAheadOfTheRebuildIsNotLost). A rebuild of some streams only
+// puts their folds into the live generation instead, since a generation with
+// nothing else in it is of no use (TestAReplayOfAPartTouchesNothingElse).
+//
+// Orders that are long closed go to an archive beside the index, by a boundary
+// in time that belongs to the generation. Which tier an order is in follows from
+// its document and the boundary alone, so nobody has to remember what was moved,
+// and a late event finds it. It is a matter of where, not of what: a document
+// says the same in either tier, and verify does not know them.
 package projections
 
 import (
@@ -84,6 +105,17 @@ type Parked struct {
 	Reason   string         `json:"reason"`
 	Count    int64          `json:"count"` // events from there on, as far as they are known
 	At       time.Time      `json:"at"`    // when it was found
+
+	// Dropped says that an operator has given the stream up: nobody is waiting for
+	// it to be mended. It is followed no more than before.
+	Dropped *Dropped `json:"dropped,omitempty"`
+}
+
+// Dropped is why and when a parked stream was given up, and by whom.
+type Dropped struct {
+	Reason string    `json:"reason"`
+	By     string    `json:"by,omitempty"`
+	At     time.Time `json:"at"`
 }
 
 // A Projector keeps the documents of one view. Its methods may be called
@@ -302,28 +334,41 @@ func (p *Projector[V]) park(poison *CorruptError, events []Decoded) Parked {
 	}
 }
 
-// store writes what a batch came to: the documents first, since a parked stream
-// is not looked at again.
+// store writes what a batch came to, and remembers it.
 func (p *Projector[V]) store(ctx context.Context, changed []Doc[V], stuck []Parked) error {
-	refused, err := p.put(ctx, changed)
-	if err != nil {
-		return fmt.Errorf("put %d documents of %s: %w", len(changed), p.View.Name, err)
-	}
-	for _, doc := range changed {
-		if reason, no := refused[doc.Stream]; no {
-			poison := &CorruptError{doc.Stream, doc.Revision, reason}
-			stuck = append(stuck, p.park(poison, []Decoded{{Recorded: event.Recorded{Revision: doc.Revision}}}))
-			continue
-		}
+	written, err := p.write(ctx, changed, stuck)
+	for _, doc := range written {
 		p.recent.keep(p.settled(doc), p.Keep)
 	}
+	return err
+}
+
+// write stores the documents first, since a parked stream is not looked at
+// again, and gives those that the engine took.
+func (p *Projector[V]) write(ctx context.Context, changed []Doc[V], stuck []Parked) (written []Doc[V], err error) {
+	refused, err := p.put(ctx, changed)
+	if err != nil {
+		return nil, fmt.Errorf("put %d documents of %s: %w", len(changed), p.View.Name, err)
+	}
+	written = changed
+	if len(refused) > 0 {
+		written = nil
+		for _, doc := range changed {
+			if reason, no := refused[doc.Stream]; no {
+				poison := &CorruptError{doc.Stream, doc.Revision, reason}
+				stuck = append(stuck, p.park(poison, []Decoded{{Recorded: event.Recorded{Revision: doc.Revision}}}))
+				continue
+			}
+			written = append(written, doc)
+		}
+	}
 	if len(stuck) == 0 {
-		return nil
+		return written, nil
 	}
 	if err := p.Parking.Park(ctx, stuck); err != nil {
-		return fmt.Errorf("park %d streams of %s: %w", len(stuck), p.View.Name, err)
+		return written, fmt.Errorf("park %d streams of %s: %w", len(stuck), p.View.Name, err)
 	}
-	return nil
+	return written, nil
 }
 
 func (p *Projector[V]) put(ctx context.Context, changed []Doc[V]) (map[string]error, error) {
@@ -385,6 +430,33 @@ func (p *Projector[V]) parkAgain(ctx context.Context, doc Doc[V], corrupt *Corru
 	return &ParkedError{record}
 }
 
+// ErrNotParked reports a stream that is followed, so that there is nothing to give up.
+var ErrNotParked = errors.New("the stream is not parked")
+
+// Drop gives a parked stream up, for a reason that its record then tells. It is
+// followed no more than before, but nobody is reminded of it, and a rebuild that
+// comes to it goes on. Redrive takes it up again.
+func (p *Projector[V]) Drop(ctx context.Context, stream string, why Dropped) (Parked, error) {
+	for range 10 {
+		parked, err := p.Parking.Parked(ctx, []string{stream})
+		record, is := parked[stream]
+		switch {
+		case err != nil:
+			return record, fmt.Errorf("drop %s in %s: %w", stream, p.View.Name, err)
+		case !is:
+			return record, fmt.Errorf("drop %s in %s: %w", stream, p.View.Name, ErrNotParked)
+		case record.Dropped != nil:
+			return record, nil
+		}
+		record.Dropped = &why
+		// An engine may have counted on meanwhile: then it is asked once more.
+		if err := p.Parking.Park(ctx, []Parked{record}); err != nil {
+			return record, fmt.Errorf("drop %s in %s: %w", stream, p.View.Name, err)
+		}
+	}
+	return Parked{}, fmt.Errorf("drop %s in %s: its record changes all the time", stream, p.View.Name)
+}
+
 // Newest keeps of several documents of one stream the newest, for engines that
 // compare only with what is stored.
 func Newest[V any](docs []Doc[V]) []Doc[V] {
@@ -404,7 +476,20 @@ func Newest[V any](docs []Doc[V]) []Doc[V] {
 }
 
 // Supersedes tells whether a record says anything that the one before did not:
-// another place, or more events waiting there.
+// another place, more events waiting there, or that it is given up.
 func (p Parked) Supersedes(before Parked) bool {
-	return p.Revision != before.Revision || p.Count > before.Count
+	return p.Revision != before.Revision || p.Count > before.Count || p.Dropped != nil && before.Dropped == nil
+}
+
+// Onto is the record that takes the place of one that it supersedes. A stream
+// that was given up stays so while it stands at the same event.
+func (p Parked) Onto(before Parked) Parked {
+	if p.Revision != before.Revision {
+		return p
+	}
+	if p.Dropped == nil {
+		p.Dropped = before.Dropped
+	}
+	p.Count = max(p.Count, before.Count)
+	return p
 }

@@ -14,7 +14,7 @@ import (
 	"cartwright/projections"
 )
 
-func rebuild(w *world, all *generations[projections.Stock], live *projections.Set) projections.Rebuild[projections.Stock] {
+func rebuild(w *world, all projections.Generations[projections.Stock], live *projections.Set) projections.Rebuild[projections.Stock] {
 	return projections.Rebuild[projections.Stock]{
 		View: projections.StockView(), Events: w.events, Log: &w.store, Source: &w.store,
 		Generations: all, Live: live, Workers: 3, Batch: 7,
@@ -166,9 +166,9 @@ type slowly struct {
 	before func()
 }
 
-func (s slowly) Switch(ctx context.Context, to int) error {
+func (s slowly) Switch(ctx context.Context, to, keep int) error {
 	s.before()
-	return s.generations.Switch(ctx, to)
+	return s.generations.Switch(ctx, to, keep)
 }
 
 func TestACorruptStreamStopsARebuild(t *testing.T) {
@@ -384,7 +384,7 @@ func TestTheWayBackCatchesUpFirst(t *testing.T) {
 	}
 	handle(t, set, w.received("a", 3)...)
 	handle(t, set, w.received("b", 3)...)
-	if _, err := rebuild(w, all, set).Resume(t.Context(), old); err != nil {
+	if _, err := rebuild(w, all, set).Return(t.Context(), old); err != nil {
 		t.Fatalf("resume: %v", err)
 	}
 	if all.live() != old {
@@ -397,14 +397,14 @@ func TestTheWayBackCatchesUpFirst(t *testing.T) {
 
 func TestLineageRules(t *testing.T) {
 	l := projections.NewLineage().Begin().Begin() // 1 live, 2 and 3 being built
-	if _, _, err := l.Turn(7); err == nil {
+	if _, _, err := l.Turn(7, 1); err == nil {
 		t.Error("turned to an unknown generation")
 	}
-	l, dead, err := l.Turn(2)
+	l, dead, err := l.Turn(2, 1)
 	if err != nil || l.Live != 2 || l.Previous != 1 || len(dead) != 0 {
 		t.Errorf("turn to 2: %+v, %v, %v", l, dead, err)
 	}
-	l, dead, err = l.Turn(3)
+	l, dead, err = l.Turn(3, 1)
 	if err != nil || l.Live != 3 || l.Previous != 2 || len(dead) != 1 || dead[0] != 1 {
 		t.Errorf("turn to 3: %+v, %v, %v", l, dead, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"hash/maphash"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -57,10 +58,20 @@ type Verification[V any] struct {
 	Source Source
 	Docs   Checked[V]
 
+	// Since looks only at streams that something happened to behind a position.
+	Since uint64
+	// Sample looks only at about so many streams, of all times: those of events
+	// anywhere in the log, up to Head, and the documents next to theirs.
+	Sample int
+	Head   uint64
+
 	Limit    int           // streams in memory at once; 100,000 if not set
 	Patience time.Duration // how long a document may be behind; none if not set
 	Cache    bool          // the view may lack documents, which is then no difference
 	Report   func(Difference) error
+	// Spend is asked before more events are taken in, and may wait. Nil takes
+	// them as they come.
+	Spend func(ctx context.Context, events int) error
 
 	// Repair puts folds in the place of documents that are missing, behind or
 	// wrong, at the same revision too, which live writes may not. Nil only
@@ -74,8 +85,10 @@ type Verified struct {
 	Streams     int64
 	Events      int64
 	Differences int64
-	Repaired    int64 // of the differences
-	Passes      int   // over the log: one for each Limit of streams
+	Repaired    int64  // of the differences
+	Dropped     int64  // streams that were given up, which is no difference
+	Passes      int    // over the log: one for each Limit of streams
+	Position    uint64 // of the last event looked at: where Since may go on the next time
 }
 
 // chunk is how many documents are compared at once.
@@ -88,10 +101,11 @@ func (v Verification[V]) Run(ctx context.Context) (Verified, error) {
 	if c.Limit <= 0 {
 		c.Limit = 100_000
 	}
-	for !c.done {
-		if err := c.pass(ctx); err != nil {
-			return c.sum, fmt.Errorf("verify %s: %w", v.View.Name, err)
-		}
+	if c.Spend == nil {
+		c.Spend = func(context.Context, int) error { return nil }
+	}
+	if err := c.all(ctx); err != nil {
+		return c.sum, fmt.Errorf("verify %s: %w", v.View.Name, err)
 	}
 	return c.sum, nil
 }
@@ -107,6 +121,7 @@ type check[V any] struct {
 	low, high uint64
 	done      bool
 	folds     map[string]folded[V]
+	owed      int // events that leave was not asked for yet
 }
 
 // folded is a stream as far as the log was read. Of a corrupt one the document
@@ -114,6 +129,131 @@ type check[V any] struct {
 type folded[V any] struct {
 	doc     Doc[V]
 	corrupt *CorruptError
+}
+
+func (c *check[V]) all(ctx context.Context) error {
+	switch {
+	case c.Sample > 0:
+		return c.sampled(ctx)
+	case c.Since > 0:
+		return c.changed(ctx)
+	}
+	for !c.done {
+		if err := c.pass(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changed compares the streams of the events behind a position.
+func (c *check[V]) changed(ctx context.Context) error {
+	names := map[string]bool{}
+	c.sum.Position = c.Since
+	c.sum.Passes = 1
+	for r, err := range c.Source.All(ctx, c.Since, c.View.Prefixes()...) {
+		if err == nil {
+			err = c.spend(ctx, 1)
+		}
+		if err != nil {
+			return fmt.Errorf("read the log after %d: %w", c.sum.Position, err)
+		}
+		names[r.Stream], c.sum.Position = true, r.Position
+		if len(names) < c.Limit {
+			continue
+		}
+		if err := c.these(ctx, names); err != nil {
+			return err
+		}
+		clear(names)
+	}
+	return c.these(ctx, names)
+}
+
+// Of each place in the log that is looked at, so many streams are taken.
+const (
+	takenAtOnce = 8
+	readAtOnce  = 100 // events, at most, to find them
+)
+
+// sampled compares the streams of events here and there.
+func (c *check[V]) sampled(ctx context.Context) error {
+	names := map[string]bool{}
+	for tries := 0; len(names) < c.Sample && tries < 2*c.Sample; tries++ {
+		if err := c.taste(ctx, names); err != nil {
+			return err
+		}
+	}
+	c.sum.Passes = 1
+	return c.these(ctx, names)
+}
+
+// taste adds the streams of a few events somewhere in the log, and the documents
+// that follow theirs in the order of names: one without a stream is found no other way.
+func (c *check[V]) taste(ctx context.Context, names map[string]bool) error {
+	read, taken, from := 0, 0, rand.Uint64N(max(1, c.Head)) //nolint:gosec // a sample guards nothing
+	var last string
+	for r, err := range c.Source.All(ctx, from, c.View.Prefixes()...) {
+		if err == nil {
+			err = c.spend(ctx, 1)
+		}
+		if err != nil {
+			return fmt.Errorf("read the log after %d: %w", from, err)
+		}
+		last = r.Stream
+		if !names[last] {
+			names[last] = true
+			taken++
+		}
+		if read++; read >= readAtOnce || taken >= takenAtOnce || len(names) >= c.Sample {
+			break
+		}
+	}
+	next, err := c.Docs.Streams(ctx, last, takenAtOnce)
+	if err != nil {
+		return fmt.Errorf("list documents after %q: %w", last, err)
+	}
+	for _, stream := range next {
+		names[stream] = true
+	}
+	return nil
+}
+
+// these folds some streams, each from its own history, and compares them.
+func (c *check[V]) these(ctx context.Context, names map[string]bool) error {
+	for streams := range slices.Chunk(slices.Sorted(maps.Keys(names)), chunk) {
+		c.folds = make(map[string]folded[V], len(streams))
+		for _, stream := range streams {
+			doc, err := Fold(ctx, c.Log, c.Events, c.View, stream)
+			corrupt, is := errors.AsType[*CorruptError](err)
+			if err != nil && !is {
+				return err
+			}
+			if c.View.Settle != nil {
+				doc.Body = c.View.Settle(doc.Body)
+			}
+			c.folds[stream] = folded[V]{doc, corrupt}
+			c.sum.Events += int64(doc.Revision)                     //nolint:gosec // a stream has fewer than 2^63 events
+			if err := c.spend(ctx, int(doc.Revision)); err != nil { //nolint:gosec // as above
+				return err
+			}
+		}
+		c.sum.Streams += int64(len(streams))
+		if err := c.compare(ctx, streams); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// spend asks for leave to take in more events, many at a time.
+func (c *check[V]) spend(ctx context.Context, events int) error {
+	if c.owed += events; c.owed < 100 {
+		return ctx.Err()
+	}
+	owed := c.owed
+	c.owed = 0
+	return c.Spend(ctx, owed)
 }
 
 func (c *check[V]) pass(ctx context.Context) error {
@@ -141,10 +281,11 @@ func (c *check[V]) fold(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read the log: %w", err)
 		}
+		c.sum.Position = r.Position
 		if !c.ours(r.Stream) {
 			continue
 		}
-		if err := ctx.Err(); err != nil {
+		if err := c.spend(ctx, 1); err != nil {
 			return err
 		}
 		c.take(r)
@@ -200,7 +341,12 @@ func (c *check[V]) compare(ctx context.Context, streams []string) error {
 		return fmt.Errorf("look for parked streams: %w", err)
 	}
 	for _, stream := range streams {
-		if record, ok := parked[stream]; ok {
+		record, stuck := parked[stream]
+		if stuck && record.Dropped != nil {
+			c.sum.Dropped++
+			continue
+		}
+		if stuck {
 			err = c.report(stream, Stopped, fmt.Sprintf("at revision %d: %s", record.Revision, record.Reason), docs[stream].Revision, c.folds[stream].doc.Revision)
 		} else {
 			err = c.one(ctx, c.folds[stream], docs[stream])
@@ -225,6 +371,10 @@ func (c *check[V]) one(ctx context.Context, f folded[V], doc Doc[V]) error {
 		return err
 	}
 	switch {
+	case want.Revision == 0 && doc.Revision == 0:
+		return nil
+	case want.Revision == 0:
+		return c.report(stream, Extra, "", doc.Revision, 0)
 	case doc.Revision == 0:
 		return c.drifted(ctx, Difference{Stream: stream, Kind: Missing, Want: want.Revision})
 	case doc.Revision < want.Revision:

@@ -22,6 +22,9 @@ type View[V any] struct {
 	// Settle takes from a document what is of no use once it is stored. Nil
 	// where there is no such thing.
 	Settle func(doc V) V
+
+	// Parties tells whose stream it is, where an event says so. Nil where none does.
+	Parties func(decoded any) (buyer, seller string)
 }
 
 // Wants tells whether streams of a category have documents here.

@@ -260,9 +260,14 @@ func (m *memory[V]) Park(ctx context.Context, records []projections.Parked) erro
 		return err
 	}
 	for _, record := range records {
-		if before, ok := m.parked[record.Stream]; !ok || record.Supersedes(before) {
-			m.parked[record.Stream] = record
+		before, ok := m.parked[record.Stream]
+		if ok && !record.Supersedes(before) {
+			continue
 		}
+		if ok {
+			record = record.Onto(before)
+		}
+		m.parked[record.Stream] = record
 	}
 	return nil
 }
@@ -326,10 +331,38 @@ func (g *generations[V]) Build(ctx context.Context) (projections.Generation[V], 
 	return m, nil
 }
 
-func (g *generations[V]) Switch(ctx context.Context, to int) error {
+func (g *generations[V]) Kept() []projections.Generation[V] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	next, dead, err := g.lineage.Turn(to)
+	var kept []projections.Generation[V]
+	for _, number := range g.lineage.Kept() {
+		kept = append(kept, g.all[number])
+	}
+	return kept
+}
+
+func (g *generations[V]) Mark(ctx context.Context, number int, at projections.Checkpoint) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	next, err := g.lineage.Mark(number, at)
+	if err = errors.Join(err, ctx.Err()); err != nil {
+		return err
+	}
+	g.lineage = next
+	return nil
+}
+
+func (g *generations[V]) Unfinished(ctx context.Context) (projections.Generation[V], projections.Checkpoint, bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := g.lineage.Unfinished()
+	return g.all[n], g.lineage.Marks[n], n != 0, ctx.Err()
+}
+
+func (g *generations[V]) Switch(ctx context.Context, to, keep int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	next, dead, err := g.lineage.Turn(to, keep)
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		return err
 	}

@@ -22,6 +22,15 @@
 // (TestAnOrderIsServedWhileTheViewsAreAway). Folding a list was rejected: it is
 // as long as the buyer's whole history, just when the system is in trouble.
 //
+// A list has all of somebody's orders unless it is asked for less: orders that
+// vanish when they are old would surprise everybody (TestAListLeavesNothingOutUnlessAskedTo).
+// What is in the archive is a matter of storage, so an order does not tell; when
+// it was closed, it does. Every token is waited for alike, whatever the scope.
+//
+// Waits are told to whoever measures them, and so is the fold that takes the
+// place of one (TestWaitsAreToldOnce): a view that falls behind shows there
+// before anybody is told to come again.
+//
 // Cursors are authenticated and bound to the query they came from. A cursor is
 // a position in somebody's list; taken over to another list, or made up, it
 // would skip orders silently (TestACursorIsGoodForItsOwnQueryOnly).
@@ -82,7 +91,7 @@ type Keys interface {
 	Address(ctx context.Context, buyer string, sealed []byte) (personal.Address, error)
 }
 
-// Config is what the routes need: all of it but Wait and Flushed.
+// Config is what the routes need: all of it but Wait, Flushed, Newest and Waited.
 type Config struct {
 	Log          *slog.Logger
 	CursorSecret []byte // at least 16 bytes; with another one, cursors given out before are refused
@@ -105,6 +114,11 @@ type Config struct {
 	// lately, 0 if it has not: one order is never shown older than that, token
 	// or not. Nil where this process writes nothing.
 	Newest func(stream string) event.Revision
+
+	// Waited is told of every wait that a token caused, once it is over, and of
+	// every single order that was folded: by which view, how long it took, and
+	// what came of it (Met, Late, Parked or Folded). It must not block. May be nil.
+	Waited func(view string, took time.Duration, outcome string)
 }
 
 const (
@@ -142,7 +156,7 @@ func Routes(r gin.IRouter, cfg Config) error {
 }
 
 // listParameters are what a list of orders can be asked for.
-var listParameters = []string{"status", "fulfilment", "from", "to", "q", "limit", "cursor"}
+var listParameters = []string{"status", "fulfilment", "from", "to", "q", "scope", "limit", "cursor"}
 
 // query makes a route of run, which knows these parameters and no others.
 func (a *api) query(run func(context.Context, *request) (answer, error), parameters ...string) gin.HandlerFunc {

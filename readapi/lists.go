@@ -19,19 +19,25 @@ var statuses = []string{
 	string(order.StatusCompleted), string(order.StatusCancelled), string(order.StatusRefunded),
 }
 
+// scopes are what a list of orders may be asked of.
+var scopes = []string{string(projections.Recent), string(projections.Archive), string(projections.All)}
+
 // filters reads what a list of orders is asked for.
 func (r *request) filters() projections.OrderQuery {
 	q := projections.OrderQuery{
 		Status: r.oneOf("status", statuses...), ToShip: r.oneOf("fulfilment", "to_ship") != "",
-		Text: r.text("q"), Limit: r.limit(),
+		Text: r.text("q"), Scope: projections.Scope(r.oneOf("scope", scopes...)), Limit: r.limit(),
+	}
+	if q.Scope == "" {
+		q.Scope = projections.All
 	}
 	q.From, q.To = r.span()
 	return q
 }
 
-// plain says that a list is all there is.
+// plain says that a list is all there is, archive and all.
 func plain(q projections.OrderQuery) bool {
-	return q.Status == "" && !q.ToShip && q.Text == "" && q.From.IsZero() && q.To.IsZero()
+	return q.Scope == projections.All && q.Status == "" && !q.ToShip && q.Text == "" && q.From.IsZero() && q.To.IsZero()
 }
 
 func (a *api) buyersOrders(ctx context.Context, r *request) (answer, error) {
@@ -50,16 +56,16 @@ func (a *api) list(ctx context.Context, r *request, q projections.OrderQuery) (a
 	if err := r.check(); err != nil {
 		return answer{}, err
 	}
-	s := scopeOf("orders", q.Buyer, q.Seller, q.Status, q.ToShip, q.From.UnixMicro(), q.To.UnixMicro(), q.Text)
+	from := originOf("orders", q.Buyer, q.Seller, q.Status, q.ToShip, q.From.UnixMicro(), q.To.UnixMicro(), q.Text, q.Scope)
 	var err error
-	if q.After, err = a.orderCursor(r, s); err != nil {
+	if q.After, err = a.orderCursor(r, from); err != nil {
 		return answer{}, err
 	}
 	found, err := a.ask(ctx, r, q)
 	if err != nil {
 		return answer{}, err
 	}
-	told := page[orderBody]{Items: make([]orderBody, 0, len(found.Items)), NextCursor: a.sealOrder(s, found.Next)}
+	told := page[orderBody]{Items: make([]orderBody, 0, len(found.Items)), NextCursor: a.sealOrder(from, found.Next)}
 	for _, doc := range found.Items {
 		told.Items = append(told.Items, tellOrder(doc))
 	}
@@ -72,12 +78,12 @@ func (a *api) list(ctx context.Context, r *request, q projections.OrderQuery) (a
 func (a *api) ask(ctx context.Context, r *request, q projections.OrderQuery) (projections.OrderPage, error) {
 	want := of(r.token, "order")
 	if q.Buyer != "" && plain(q) {
-		if err := a.await(ctx, a.Buyers, want); err != nil {
+		if err := a.await(ctx, viewBuyers, a.Buyers, want); err != nil {
 			return projections.OrderPage{}, err
 		}
 		return a.Buyers.Newest(ctx, q.Buyer, q.Limit, q.After)
 	}
-	if err := a.await(ctx, a.Index, want); err != nil {
+	if err := a.await(ctx, viewOrders, a.Index, want); err != nil {
 		return projections.OrderPage{}, err
 	}
 	return a.Index.Orders(ctx, q)

@@ -2,12 +2,15 @@ package readapi_test
 
 import (
 	"encoding/base64"
+	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -108,12 +111,68 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+func TestAListLeavesNothingOutUnlessAskedTo(t *testing.T) {
+	w, ids := market(t)
+	w.does(must2(parse(ids[2]))(t), order.Cancel{Cancellation: order.Cancellation{Reason: order.ByBuyer}})
+	w.clock.Add(3600)
+	w.index.boundary = time.Unix(w.clock.Load(), 0)
+	w.does(must2(parse(ids[4]))(t), order.Cancel{Cancellation: order.Cancellation{Reason: order.ByBuyer}})
+	w.project()
+	all := func(list ...int) (want []string) {
+		for _, i := range list {
+			want = append(want, ids[i])
+		}
+		return want
+	}
+	for query, want := range map[string][]string{
+		"buyers/123456/orders":                               all(4, 3, 2, 1, 0),
+		"buyers/123456/orders?scope=all":                     all(4, 3, 2, 1, 0),
+		"buyers/123456/orders?scope=recent":                  all(4, 3, 1, 0),
+		"buyers/123456/orders?scope=archive":                 all(2),
+		"buyers/123456/orders?status=cancelled":              all(4, 2),
+		"buyers/123456/orders?status=cancelled&scope=recent": all(4),
+		"buyers/654321/orders?scope=archive":                 nil,
+		"sellers/s2/orders":                                  all(4, 2),
+		"sellers/s2/orders?scope=all":                        all(4, 2),
+		"sellers/s2/orders?scope=recent":                     all(4),
+		"sellers/s2/orders?scope=archive":                    all(2),
+		"sellers/s2/orders?scope=archive&q=tea":              nil,
+	} {
+		if got, _ := w.list("/v1/"+query, "order_id"); !slices.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", query, got, want)
+		}
+	}
+	if sold := w.object("/v1/sellers/s2/summary")["orders"]; sold != 2.0 {
+		t.Errorf("a sum is of all orders, archived or not, but %v", sold)
+	}
+}
+
+func TestOnlyAWholeListIsTheBuyersOwn(t *testing.T) {
+	w, _ := market(t)
+	for query, ofBuyers := range map[string]bool{"": true, "?scope=all": true, "?scope=recent": false, "?scope=archive": false, "?scope=all&status=paid": false} {
+		w.buyers.asked, w.index.asked = 0, 0
+		w.object("/v1/buyers/123456/orders" + query)
+		if asked := (w.index.asked == 0); asked != ofBuyers {
+			t.Errorf("%q: the index was asked %d times", query, w.index.asked)
+		}
+	}
+	w.index.broken = errors.New("away")
+	w.object("/v1/buyers/123456/orders?scope=all")
+}
+
 func TestACursorIsGoodForItsOwnQueryOnly(t *testing.T) {
 	w, _ := market(t)
 	list := "/v1/buyers/123456/orders"
 	_, cursor := w.list(list+"?limit=2", "order_id")
 	if got, _ := w.list(list+"?limit=100&cursor="+cursor, "order_id"); len(got) != 3 {
 		t.Errorf("with another limit it is good, but gave %v", got)
+	}
+	if got, _ := w.list(list+"?scope=all&cursor="+cursor, "order_id"); len(got) != 3 {
+		t.Errorf("all is what is listed anyway, but it gave %v", got)
+	}
+	_, ofRecent := w.list(list+"?scope=recent&limit=2", "order_id")
+	if got, _ := w.list(list+"?scope=recent&cursor="+ofRecent, "order_id"); len(got) != 3 {
+		t.Errorf("within its scope it is good, but gave %v", got)
 	}
 	_, ofEntries := w.list("/v1/accounts/123456/entries?limit=1", "entry")
 	bad := map[string]string{
@@ -122,6 +181,9 @@ func TestACursorIsGoodForItsOwnQueryOnly(t *testing.T) {
 		"with a filter":     list + "?status=paid&cursor=" + cursor,
 		"with a time":       list + "?from=2026-01-01&cursor=" + cursor,
 		"with a text":       list + "?q=tea&cursor=" + cursor,
+		"with a scope":      list + "?scope=recent&cursor=" + cursor,
+		"of another scope":  list + "?scope=archive&cursor=" + ofRecent,
+		"without its scope": list + "?cursor=" + ofRecent,
 		"of a statement":    list + "?cursor=" + ofEntries,
 		"of a list":         "/v1/accounts/123456/entries?cursor=" + cursor,
 		"of another's":      "/v1/accounts/platform.escrow.CNY/entries?cursor=" + ofEntries,
@@ -174,6 +236,12 @@ func TestBadQueriesAreRefused(t *testing.T) {
 		"/v1/buyers/1/orders?limit=1&limit=2":               "invalid_parameter",
 		"/v1/buyers/1/orders?status=Paid":                   "invalid_parameter",
 		"/v1/buyers/1/orders?fulfilment=shipped":            "invalid_parameter",
+		"/v1/buyers/1/orders?scope=hot":                     "invalid_parameter",
+		"/v1/buyers/1/orders?scope=":                        "invalid_parameter",
+		"/v1/buyers/1/orders?scope=all&scope=recent":        "invalid_parameter",
+		"/v1/sellers/1/orders?scope=Archive":                "invalid_parameter",
+		"/v1/sellers/1/summary?scope=all":                   "unknown_parameter",
+		"/v1/orders/0598392000000123456?scope=archive":      "unknown_parameter",
 		"/v1/buyers/1/orders?from=yesterday":                "invalid_parameter",
 		"/v1/buyers/1/orders?to=2018-02-30":                 "invalid_parameter",
 		"/v1/buyers/1/orders?from=2018-01-02&to=2018-01-01": "invalid_parameter",
@@ -229,13 +297,28 @@ func TestASellersSummary(t *testing.T) {
 	if got := w.object("/v1/sellers/s1/summary?to=2020-01-01&interval=day")["buckets"]; !cmp.Equal(got, []any{}) {
 		t.Errorf("of no orders there are no buckets, but %v", got)
 	}
-	buckets, _ := w.object("/v1/sellers/s2/summary?interval=day")["buckets"].([]any)
-	if len(buckets) != 2 {
-		t.Fatalf("got %v", buckets)
+	if told := w.object("/v1/sellers/s2/summary"); told["buckets"] != nil {
+		t.Errorf("nobody asked for intervals, but %v", told)
 	}
-	first, _ := buckets[0].(map[string]any)
-	if first["start"] != "2026-07-01T00:00:00Z" || first["orders"] != 1.0 || !cmp.Equal(first["gross"], any(cny(1810))) {
-		t.Errorf("got %v", first)
+	w.clock.Add(10 * 24 * 3600)
+	w.buys("123456", "pot:1", 2)
+	w.project()
+	for interval, want := range map[string][]string{
+		"day":   {"2026-07-01T00:00:00Z", "2026-07-01T00:00:00Z", "2026-07-11T00:00:00Z"},
+		"month": {"2026-07-01T00:00:00Z", "2026-07-01T00:00:00Z", "2026-07-01T00:00:00Z"},
+	} {
+		var starts []string
+		buckets, _ := w.object("/v1/sellers/s2/summary?interval=" + interval)["buckets"].([]any)
+		for _, b := range buckets {
+			bucket, _ := b.(map[string]any)
+			starts = append(starts, fmt.Sprint(bucket["start"]))
+			if bucket["orders"] != 1.0 || bucket["units"] != 2.0 || bucket["currency"] != "CNY" || !cmp.Equal(bucket["gross"], any(cny(1810))) {
+				t.Errorf("by %s: got %v", interval, bucket)
+			}
+		}
+		if slices.Sort(starts); !slices.Equal(starts, want) {
+			t.Errorf("by %s: got %v", interval, starts)
+		}
 	}
 }
 

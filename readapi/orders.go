@@ -30,6 +30,7 @@ type orderBody struct {
 	DeliveredAt     time.Time           `json:"delivered_at,omitzero"`
 	CompletedAt     time.Time           `json:"completed_at,omitzero"`
 	EndedAt         time.Time           `json:"ended_at,omitzero"`
+	ClosedAt        time.Time           `json:"closed_at,omitzero"`
 	ChangedAt       time.Time           `json:"changed_at"`
 	Total           money.Money         `json:"total"`
 	Goods           money.Money         `json:"goods"`
@@ -98,7 +99,7 @@ func tellOrder(doc projections.Doc[projections.Order]) orderBody {
 		OrderID: s.ID, CheckoutID: s.Checkout, BuyerID: s.Buyer, SellerID: s.Seller,
 		Status: s.Status, Payment: s.Payment(), Fulfilment: s.Fulfilment(),
 		PlacedAt: o.PlacedAt.UTC(), PaymentDeadline: s.Deadline.UTC(), PaidAt: o.PaidAt.UTC(), ShippedAt: o.ShippedAt.UTC(),
-		DeliveredAt: o.DeliveredAt.UTC(), CompletedAt: o.CompletedAt.UTC(), EndedAt: o.EndedAt.UTC(), ChangedAt: o.ChangedAt.UTC(),
+		DeliveredAt: o.DeliveredAt.UTC(), CompletedAt: o.CompletedAt.UTC(), EndedAt: o.EndedAt.UTC(), ClosedAt: o.ClosedAt.UTC(), ChangedAt: o.ChangedAt.UTC(),
 		Total: in(s.Total()), Goods: in(s.Goods()), Freight: in(s.FreightTotal()), Paid: in(s.Paid), Refunded: in(s.RefundedAmount()),
 		Lines: tellLines(s, in), Parcels: tellParcels(s), Refunds: tellRefunds(s, in),
 		Cancellation: s.Cancellation, CompletedBy: s.CompletedBy, Revision: doc.Revision,
@@ -191,6 +192,7 @@ func (a *api) storedOrder(ctx context.Context, stream string) (doc projections.D
 }
 
 func (a *api) fold(ctx context.Context, stream string, r *request) (projections.Doc[projections.Order], error) {
+	begun := time.Now()
 	doc, err := projections.Fold(ctx, a.Store, a.Events, projections.BuyersView(), stream)
 	if corrupt, ok := errors.AsType[*projections.CorruptError](err); ok {
 		return doc, &event.CorruptError{Stream: corrupt.Stream, Revision: corrupt.Revision, Err: corrupt.Err}
@@ -199,8 +201,10 @@ func (a *api) fold(ctx context.Context, stream string, r *request) (projections.
 		return doc, err
 	}
 	if doc.Revision < r.token[stream] {
+		a.waited(viewBuyers, begun, Late)
 		return doc, behind()
 	}
+	a.waited(viewBuyers, begun, Folded)
 	if _, placed := doc.Body.Facts(); !placed {
 		return doc, domain.Refuse(domain.NotFound, "unknown_order", "There is no order %s.", r.id)
 	}

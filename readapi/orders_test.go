@@ -15,6 +15,7 @@ import (
 
 	"cartwright/domain/event"
 	"cartwright/domain/order"
+	"cartwright/domain/orderid"
 	"cartwright/domain/personal"
 	"cartwright/infra/keyring"
 	"cartwright/projections"
@@ -65,6 +66,39 @@ func TestAnOrderByTheLetter(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestAnOrderTellsWhenItWasClosedNotWhereItIsKept(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	w.funds(10_000)
+	id := w.buys("123456", "tea:1", 1)
+	path := "/v1/orders/" + string(id)
+	if told := w.object(path); told["closed_at"] != nil {
+		t.Errorf("it is open, and closed at %v", told["closed_at"])
+	}
+	w.pays(id)
+	w.does(id, order.Pack{Lines: []order.Part{{Line: 1, Quantity: 1}}, Carrier: "SF", Number: "1"})
+	w.does(id, order.Complete{By: "123456"})
+	w.project()
+	at := w.object(path)["completed_at"]
+	w.does(id, order.Refund{Lines: []order.RefundRequest{{Line: 1, Quantity: 1}}, Reason: "broken", By: "s1"})
+	w.project()
+	w.index.boundary = today.AddDate(1, 0, 0)
+	kept := w.object(path)
+	if kept["closed_at"] != at || at == nil || kept["changed_at"] == at {
+		t.Errorf("completed at %v, then refunded: closed at %v, changed at %v", at, kept["closed_at"], kept["changed_at"])
+	}
+	for name := range kept {
+		if strings.Contains(name, "archive") || strings.Contains(name, "scope") {
+			t.Errorf("it says %s: %v", name, kept[name])
+		}
+	}
+	for _, list := range []string{"/v1/buyers/123456/orders", "/v1/sellers/s1/orders?scope=archive"} {
+		if got, _ := w.list(list, "closed_at"); !slices.Equal(got, []string{fmt.Sprint(at)}) {
+			t.Errorf("%s: closed at %v", list, got)
+		}
 	}
 }
 
@@ -156,11 +190,12 @@ func TestACorruptOrderIsReportedAlone(t *testing.T) {
 	bad, good := w.buys("123456", "tea:1", 1), w.buys("123456", "tea:1", 1)
 	w.spoil(bad, 1)
 	for _, state := range []string{"before", "after"} {
-		doc := w.refused(w.get("/v1/orders/"+string(bad)), http.StatusInternalServerError, "history_corrupt")
-		if strings.Contains(doc.Detail, "completed") {
-			t.Errorf("the reason is not for the reader: %s", doc.Detail)
+		rec := w.get("/v1/orders/" + string(bad))
+		w.refused(rec, http.StatusInternalServerError, "history_corrupt")
+		if strings.Contains(rec.Body.String(), "cannot follow") {
+			t.Errorf("the reason is not for the reader: %s", rec.Body)
 		}
-		for _, part := range []string{"order-" + string(bad), "revision 2"} {
+		for _, part := range []string{"order-" + string(bad), "revision 2", "cannot follow"} {
 			if !strings.Contains(w.log.String(), part) {
 				t.Errorf("%s the views saw it, the log does not say %q: %s", state, part, &w.log)
 			}
@@ -171,10 +206,27 @@ func TestACorruptOrderIsReportedAlone(t *testing.T) {
 		w.project()
 		w.log.Reset()
 	}
-	list := "/v1/buyers/123456/orders"
-	w.refused(w.get(list, seen("order-"+string(bad), 2)...), http.StatusServiceUnavailable, "stream_parked")
-	if got, _ := w.list(list, "order_id", seen("order-"+string(good), 1)...); len(got) != 2 {
+	for _, list := range []string{"/v1/buyers/123456/orders", "/v1/buyers/123456/orders?scope=recent", "/v1/sellers/s1/orders?scope=archive", "/v1/sellers/s1/summary"} {
+		rec := w.get(list, seen("order-"+string(bad), 2)...)
+		doc := w.refused(rec, http.StatusServiceUnavailable, "stream_parked")
+		if !strings.Contains(doc.Detail, "operator has been told") || rec.Header().Get("Retry-After") != "60" {
+			t.Errorf("%s: %s %s", list, rec.Header(), doc.Detail)
+		}
+	}
+	if got, _ := w.list("/v1/buyers/123456/orders", "order_id", seen("order-"+string(good), 1)...); len(got) != 2 {
 		t.Errorf("who does not ask for it is served: %v", got)
+	}
+}
+
+func TestADroppedStreamIsAnsweredAsAParkedOne(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	bad := "order-" + string(w.buys("123456", "tea:1", 1))
+	w.project()
+	w.index.parked[bad] = projections.Parked{View: "orders", Stream: bad, Revision: 2, Dropped: &projections.Dropped{Reason: "hunter2", By: "ops"}}
+	doc := w.refused(w.get("/v1/sellers/s1/orders", seen(bad, 2)...), http.StatusServiceUnavailable, "stream_parked")
+	if !strings.Contains(doc.Detail, "given it up") || strings.Contains(doc.Detail, "hunter2") {
+		t.Errorf("it says %q", doc.Detail)
 	}
 }
 
@@ -209,8 +261,12 @@ func TestAListHasNoAddresses(t *testing.T) {
 	w.buys("123456", "tea:1", 1)
 	w.project()
 	for _, path := range []string{"/v1/buyers/123456/orders", "/v1/sellers/s1/orders"} {
-		if body := w.get(path).Body.String(); strings.Contains(body, "address") || strings.Contains(body, "李雷") {
+		rec := w.get(path)
+		if body := rec.Body.String(); strings.Contains(body, "address") || strings.Contains(body, "李雷") {
 			t.Errorf("%s: %s", path, body)
+		}
+		if got, _ := w.list(path, "buyer_id"); !slices.Equal(got, []string{"123456"}) {
+			t.Errorf("%s: there is nothing to leave out of %v", path, got)
 		}
 	}
 }
@@ -241,38 +297,123 @@ func TestAQueryWaitsForWhatItsTokenNames(t *testing.T) {
 	w.sells("s1", "tea:1", "Tea", 100, "CNY")
 	w.funds(10_000)
 	id := w.buys("123456", "tea:1", 1)
-	paths := map[string][]string{
-		"/v1/buyers/123456/orders":             seen("order-"+string(id), 1),
-		"/v1/buyers/123456/orders?status=paid": seen("order-"+string(id), 1),
-		"/v1/sellers/s1/orders":                seen("order-"+string(id), 1),
-		"/v1/sellers/s1/summary":               seen("order-"+string(id), 1),
-		"/v1/skus/tea:1":                       seen("offer-tea:1", 2),
-		"/v1/inventory/tea:1":                  seen("inventory-tea:1", 2),
-		"/v1/accounts/123456":                  seen("account-123456", 2),
-		"/v1/accounts/123456/entries":          seen("account-123456", 2),
+	type told struct {
+		view, outcome string
+		took          time.Duration
 	}
-	for path, header := range paths {
+	waits := make(chan told, 1)
+	w.cfg.Waited = func(view string, took time.Duration, outcome string) { waits <- told{view, outcome, took} }
+	for path, view := range waiting {
+		header := tokenFor(view, id)
+		w.cfg.Wait, w.cfg.Flushed = 5*time.Millisecond, nil
+		w.forget()
+		w.mount()
 		rec := w.get(path, header...)
 		w.refused(rec, http.StatusServiceUnavailable, "not_caught_up")
-		if rec.Header().Get("Retry-After") == "" {
-			t.Errorf("%s: when to come again?", path)
+		if rec.Header().Get("Retry-After") != "1" {
+			t.Errorf("%s: when to come again? %v", path, rec.Header())
 		}
-	}
-	w.cfg.Wait = 10 * time.Second
-	stored := make(chan struct{})
-	w.cfg.Flushed = func() <-chan struct{} { return stored }
-	w.mount()
-	answered := make(chan int, len(paths))
-	for path, header := range paths {
+		if got := <-waits; got.view != view || got.outcome != readapi.Late || got.took < w.cfg.Wait {
+			t.Errorf("%s, late: told of %v", path, got)
+		}
+		w.cfg.Wait = time.Minute
+		looked, stored := make(chan struct{}), make(chan struct{})
+		w.cfg.Flushed = func() <-chan struct{} {
+			select {
+			case looked <- struct{}{}:
+			case <-stored:
+			}
+			return stored
+		}
+		w.mount()
+		answered := make(chan int)
 		go func() { answered <- w.get(path, header...).Code }()
-	}
-	w.project()
-	close(stored)
-	for range paths {
+		<-looked
+		<-looked // it has looked, in vain, and is about to look again
+		w.project()
+		close(stored)
 		if code := <-answered; code != http.StatusOK {
-			t.Errorf("in time, but answered with %d", code)
+			t.Errorf("%s: in time, but answered with %d", path, code)
+		}
+		if got := <-waits; got.view != view || got.outcome != readapi.Met || got.took <= 0 {
+			t.Errorf("%s, in time: told of %v", path, got)
 		}
 	}
+}
+
+// waiting are queries that wait for tokens, and the views they wait for.
+var waiting = map[string]string{
+	"/v1/buyers/123456/orders":               projections.BuyersView().Name,
+	"/v1/buyers/123456/orders?scope=all":     projections.BuyersView().Name,
+	"/v1/buyers/123456/orders?scope=recent":  projections.OrdersView().Name,
+	"/v1/buyers/123456/orders?scope=archive": projections.OrdersView().Name,
+	"/v1/buyers/123456/orders?status=paid":   projections.OrdersView().Name,
+	"/v1/sellers/s1/orders":                  projections.OrdersView().Name,
+	"/v1/sellers/s1/orders?scope=recent":     projections.OrdersView().Name,
+	"/v1/sellers/s1/orders?scope=archive":    projections.OrdersView().Name,
+	"/v1/sellers/s1/summary":                 projections.OrdersView().Name,
+	"/v1/skus/tea:1":                         projections.OffersView().Name,
+	"/v1/inventory/tea:1":                    projections.StockView().Name,
+	"/v1/accounts/123456":                    projections.AccountsView().Name,
+	"/v1/accounts/123456/entries":            projections.AccountsView().Name,
+}
+
+// tokenFor names something that a view has once it has seen the shop's beginnings.
+func tokenFor(view string, id orderid.ID) []string {
+	switch view {
+	case projections.OffersView().Name:
+		return seen("offer-tea:1", 1)
+	case projections.StockView().Name:
+		return seen("inventory-tea:1", 2)
+	case projections.AccountsView().Name:
+		return seen("account-123456", 2)
+	default:
+		return seen("order-"+string(id), 1)
+	}
+}
+
+func TestWaitsAreToldOnce(t *testing.T) {
+	w := newWorld(t)
+	w.sells("s1", "tea:1", "Tea", 100, "CNY")
+	w.funds(10_000)
+	id := w.buys("123456", "tea:1", 1)
+	stream := "order-" + string(id)
+	w.project()
+	w.pays(id)
+	w.index.parked[stream] = projections.Parked{View: "orders", Stream: stream, Revision: 2}
+	var told []string
+	w.cfg.Waited = func(view string, _ time.Duration, outcome string) { told = append(told, view+" "+outcome) }
+	w.mount()
+	one := "/v1/orders/" + string(id)
+	for _, tt := range []struct {
+		path   string
+		header []string
+		want   []string
+	}{
+		{"/v1/sellers/s1/orders", nil, nil},
+		{"/v1/sellers/s1/orders", seen("inventory-tea:1", 99), nil}, // nothing that it follows
+		{"/v1/sellers/s1/orders", seen(stream, 1), []string{"orders met"}},
+		{"/v1/sellers/s1/orders", seen(stream, 2), []string{"orders parked"}},
+		{"/v1/sellers/s1/orders?limit=x", seen(stream, 1), nil},
+		{one, nil, nil},
+		{one, seen(stream, 1), nil},
+		{one, seen(stream, 2), []string{"buyers folded"}},
+		{one, seen(stream, 99), []string{"buyers late"}},
+		{"/v1/orders/0598392000009123456", nil, []string{"buyers folded"}}, // asked of the log, in vain
+	} {
+		told = nil
+		if w.get(tt.path, tt.header...); !slices.Equal(told, tt.want) {
+			t.Errorf("%s with %v: told %v, want %v", tt.path, tt.header, told, tt.want)
+		}
+	}
+	w.index.broken = projections.ErrUnavailable
+	told = nil
+	if w.get("/v1/sellers/s1/orders", seen(stream, 1)...); told != nil {
+		t.Errorf("an engine that is away says nothing of how late it is, but %v", told)
+	}
+	w.cfg.Waited = nil
+	w.mount()
+	w.object(one, seen(stream, 2)...)
 }
 
 func TestSeveralTokensAreAsGoodAsOne(t *testing.T) {
@@ -317,8 +458,11 @@ func TestAViewThatFailsIsOurFault(t *testing.T) {
 		"/v1/orders/" + string(id), "/v1/buyers/123456/orders", "/v1/sellers/s1/orders", "/v1/sellers/s1/summary",
 		"/v1/skus/tea:1", "/v1/inventory/tea:1", "/v1/accounts/123456", "/v1/accounts/123456/entries",
 	} {
-		if doc := w.refused(w.get(path), http.StatusInternalServerError, "internal"); strings.Contains(doc.Detail, "hunter2") {
-			t.Errorf("%s: %s", path, doc.Detail)
+		w.log.Reset()
+		rec := w.get(path)
+		w.refused(rec, http.StatusInternalServerError, "internal")
+		if strings.Contains(rec.Body.String(), "hunter2") || !strings.Contains(w.log.String(), "hunter2") {
+			t.Errorf("%s: the caller is told %s, the log %s", path, rec.Body, &w.log)
 		}
 	}
 }
@@ -328,8 +472,14 @@ func TestWithoutItsPartsThereIsNoAPI(t *testing.T) {
 	for name, spoil := range map[string]func(*readapi.Config){
 		"a log":      func(c *readapi.Config) { c.Log = nil },
 		"a secret":   func(c *readapi.Config) { c.CursorSecret = c.CursorSecret[:15] },
-		"a view":     func(c *readapi.Config) { c.Offers = nil },
+		"offers":     func(c *readapi.Config) { c.Offers = nil },
+		"buyers":     func(c *readapi.Config) { c.Buyers = nil },
+		"an index":   func(c *readapi.Config) { c.Index = nil },
+		"stock":      func(c *readapi.Config) { c.Stock = nil },
+		"accounts":   func(c *readapi.Config) { c.Accounts = nil },
 		"a store":    func(c *readapi.Config) { c.Store = nil },
+		"events":     func(c *readapi.Config) { c.Events = nil },
+		"keys":       func(c *readapi.Config) { c.Keys = nil },
 		"the erased": func(c *readapi.Config) { c.Erased = nil },
 	} {
 		cfg := w.cfg

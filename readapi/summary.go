@@ -49,7 +49,7 @@ func (a *api) summary(ctx context.Context, r *request) (answer, error) {
 	if err := r.check(); err != nil {
 		return answer{}, err
 	}
-	if err := a.await(ctx, a.Index, of(r.token, "order")); err != nil {
+	if err := a.await(ctx, viewOrders, a.Index, of(r.token, "order")); err != nil {
 		return answer{}, err
 	}
 	found, err := a.Index.Summary(ctx, q)

@@ -26,7 +26,7 @@ type offerBody struct {
 }
 
 func (a *api) offer(ctx context.Context, r *request) (answer, error) {
-	doc, found, err := find(ctx, a, a.Offers, r, "offer-"+r.id)
+	doc, found, err := find(ctx, a, viewOffers, a.Offers, r, "offer-"+r.id)
 	if err != nil {
 		return answer{}, err
 	}
@@ -60,7 +60,7 @@ type stockBody struct {
 }
 
 func (a *api) stock(ctx context.Context, r *request) (answer, error) {
-	doc, found, err := find(ctx, a, a.Stock, r, "inventory-"+r.id)
+	doc, found, err := find(ctx, a, viewStock, a.Stock, r, "inventory-"+r.id)
 	if err != nil {
 		return answer{}, err
 	}
@@ -102,7 +102,7 @@ func (a *api) account(ctx context.Context, r *request) (answer, error) {
 }
 
 func (a *api) findAccount(ctx context.Context, r *request) (projections.Doc[projections.Account], error) {
-	doc, found, err := find(ctx, a, View[projections.Account](a.Accounts), r, "account-"+r.id)
+	doc, found, err := find(ctx, a, viewAccounts, View[projections.Account](a.Accounts), r, "account-"+r.id)
 	if err == nil && !found {
 		err = domain.Refuse(domain.NotFound, "unknown_account", "There is no account %s.", r.id)
 	}
@@ -125,8 +125,8 @@ func (a *api) entries(ctx context.Context, r *request) (answer, error) {
 	if err := r.check(); err != nil {
 		return answer{}, err
 	}
-	s := scopeOf("entries", r.id)
-	before, err := a.entryCursor(r, s)
+	from := originOf("entries", r.id)
+	before, err := a.entryCursor(r, from)
 	if err != nil {
 		return answer{}, err
 	}
@@ -138,7 +138,7 @@ func (a *api) entries(ctx context.Context, r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	told := page[entryBody]{Items: make([]entryBody, 0, len(found.Items)), NextCursor: a.sealEntry(s, found.Next)}
+	told := page[entryBody]{Items: make([]entryBody, 0, len(found.Items)), NextCursor: a.sealEntry(from, found.Next)}
 	for _, e := range found.Items {
 		told.Items = append(told.Items, tellEntry(e, doc.Body.Currency))
 	}

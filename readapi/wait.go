@@ -10,24 +10,65 @@ import (
 	"cartwright/projections"
 )
 
+// The views by their names, as Waited tells them.
+const (
+	viewBuyers   = "buyers"
+	viewOrders   = "orders"
+	viewStock    = "stock"
+	viewOffers   = "offers"
+	viewAccounts = "accounts"
+)
+
+// The outcomes that Waited is told. A wait that its reader, or the engine, put an
+// end to has none: it says nothing of how far the view was.
+const (
+	Met    = "met"    // the view has it, maybe had it from the beginning
+	Late   = "late"   // the reader was told to come again
+	Parked = "parked" // the view will never have it
+	Folded = "folded" // one order, from its stream: its document was missing or behind
+)
+
+func (a *api) waited(view string, begun time.Time, outcome string) {
+	if a.Waited != nil {
+		a.Waited(view, time.Since(begun), outcome)
+	}
+}
+
 // await returns when a view has what the reader's token names of it.
-func (a *api) await(ctx context.Context, view projections.Seen, want map[string]event.Revision) error {
+func (a *api) await(ctx context.Context, name string, view projections.Seen, want map[string]event.Revision) error {
 	if len(want) == 0 {
 		return nil
 	}
+	begun := time.Now()
 	waiting, cancel := context.WithTimeout(ctx, a.Wait)
 	defer cancel()
 	err := projections.Wait(waiting, view, want, a.Flushed)
-	if _, parked := errors.AsType[*projections.ParkedError](err); parked {
-		return &domain.Error{
-			Code: domain.Unavailable, Reason: "stream_parked", RetryAfter: time.Minute, Err: err,
-			Detail: "Something the token names has a history that this view can't follow. The operator has been told.",
-		}
-	}
-	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+	stuck, parked := errors.AsType[*projections.ParkedError](err)
+	switch {
+	case err == nil:
+		a.waited(name, begun, Met)
+		return nil
+	case parked:
+		a.waited(name, begun, Parked)
+		return hopeless(stuck)
+	case waiting.Err() != nil && ctx.Err() == nil:
+		a.waited(name, begun, Late)
 		return behind()
 	}
 	return err
+}
+
+// hopeless tells of a stream that its view does not follow. One that was dropped
+// is no other case to a reader, but nobody is at work on it.
+func hopeless(stuck *projections.ParkedError) error {
+	told := &domain.Error{
+		Code: domain.Unavailable, Reason: "stream_parked", RetryAfter: time.Minute, Err: stuck,
+		Detail: "Something the token names has a history that this view can't follow. The operator has been told.",
+	}
+	if stuck.Dropped != nil {
+		told.Detail = "Something the token names has a history that this view can't follow, and the operator has given it up."
+	}
+	return told
 }
 
 func behind() error {
@@ -67,8 +108,8 @@ func one(token map[string]event.Revision, stream string) map[string]event.Revisi
 
 // find gives the document of one stream, once it is what the token names; ok
 // says whether there is one.
-func find[V any](ctx context.Context, a *api, view View[V], r *request, stream string) (doc projections.Doc[V], ok bool, err error) {
-	if err = a.await(ctx, view, one(r.token, stream)); err != nil {
+func find[V any](ctx context.Context, a *api, name string, view View[V], r *request, stream string) (doc projections.Doc[V], ok bool, err error) {
+	if err = a.await(ctx, name, view, one(r.token, stream)); err != nil {
 		return doc, false, err
 	}
 	docs, err := view.Get(ctx, []string{stream})

@@ -109,7 +109,10 @@ func project[V any](t *testing.T, w *world, to *memView[V], view projections.Vie
 }
 
 // orders is the view of orders, with its lists.
-type orders struct{ memView[projections.Order] }
+type orders struct {
+	memView[projections.Order]
+	boundary time.Time // what was closed before is in the archive
+}
 
 func (o *orders) Newest(ctx context.Context, buyer string, limit int, after *projections.Cursor) (projections.OrderPage, error) {
 	return o.Orders(ctx, projections.OrderQuery{Buyer: buyer, Limit: limit, After: after})
@@ -121,7 +124,8 @@ func (o *orders) Orders(_ context.Context, q projections.OrderQuery) (projection
 	o.asked++
 	var all []projections.Doc[projections.Order]
 	for _, doc := range o.docs {
-		if f, placed := doc.Body.Facts(); placed && lists(q, f, doc.Body.Texts()) {
+		_, archived := doc.Body.Archived(o.boundary)
+		if f, placed := doc.Body.Facts(); placed && inScope(q.Scope, archived) && lists(q, f, doc.Body.Texts()) {
 			all = append(all, doc)
 		}
 	}
@@ -148,6 +152,17 @@ func (o *orders) Orders(_ context.Context, q projections.OrderQuery) (projection
 		page.Next = &projections.Cursor{At: last.PlacedAt, ID: last.State.ID}
 	}
 	return page, o.broken
+}
+
+func inScope(s projections.Scope, archived bool) bool {
+	switch s {
+	case projections.Recent:
+		return !archived
+	case projections.Archive:
+		return archived
+	default:
+		return true
+	}
 }
 
 func lists(q projections.OrderQuery, f projections.Facts, texts []string) bool {
@@ -180,6 +195,12 @@ func (o *orders) Summary(_ context.Context, q projections.SummaryQuery) (project
 		sums.ByStatus[f.Status]++
 		s.ByCurrency[f.Currency] = sums
 		start := f.PlacedAt.Truncate(24 * time.Hour)
+		switch q.Interval {
+		case "":
+			continue
+		case "month":
+			start = start.AddDate(0, 0, 1-start.Day())
+		}
 		s.Buckets[f.Currency] = append(s.Buckets[f.Currency], projections.Bucket{Start: start, Sums: projections.Sums{
 			Orders: 1, Units: f.Units, Gross: f.Gross, Refunded: f.Refunded, ByStatus: map[string]int64{f.Status: 1},
 		}})
@@ -256,11 +277,7 @@ func newWorld(t *testing.T) *world {
 	w.ring = must2(keyring.New(w.store, make([]byte, personal.KeySize)))(t)
 	w.shop = must2(commands.Open(commands.Setup{Store: w.store, Sealer: w.ring, Now: func() time.Time { return time.Unix(w.clock.Load(), 0) }}))(t)
 	t.Cleanup(w.shop.Close)
-	empty(&w.buyers.memView)
-	empty(&w.index.memView)
-	empty(&w.stock)
-	empty(&w.offers)
-	empty(&w.accounts.memView)
+	w.forget()
 	w.accounts.w = w
 	w.cfg = readapi.Config{
 		Log: slog.New(slog.NewTextHandler(&w.log, nil)), CursorSecret: []byte("0123456789abcdef"),
@@ -301,6 +318,15 @@ func (w *world) project() {
 	project(w.t, w, &w.stock, projections.StockView())
 	project(w.t, w, &w.offers, projections.OffersView())
 	project(w.t, w, &w.accounts.memView, projections.AccountsView())
+}
+
+// forget empties all views.
+func (w *world) forget() {
+	empty(&w.buyers.memView)
+	empty(&w.index.memView)
+	empty(&w.stock)
+	empty(&w.offers)
+	empty(&w.accounts.memView)
 }
 
 // request names a command of its own.

@@ -72,3 +72,9 @@ func (o Order) may(e Event) error {
 	in := standing[o.Status]
 	return domain.Refuse(domain.Conflict, in.slug, "%s", in.sentence)
 }
+
+// Closed tells whether nothing more is to be done for an order, but for money
+// that goes back.
+func (s Status) Closed() bool {
+	return s == StatusCompleted || s == StatusCancelled || s == StatusRefunded
+}

@@ -92,13 +92,13 @@ func contiguous(ctx context.Context, at indices, docs []projections.Doc[projecti
 	for _, doc := range docs {
 		if before := doc.Body.Entries - int64(len(doc.Body.Fresh)); before > 0 {
 			account := event.SubjectID(doc.Stream)
-			refs = append(refs, ref{entryID(account, before), party(account)})
+			refs = append(refs, ref{ID: entryID(account, before), Routing: party(account)})
 		}
 	}
 	if len(refs) == 0 {
 		return nil
 	}
-	have, err := at.db.c.inParts(ctx, at.of(entries), refs, false)
+	have, err := at.db.c.inParts(ctx, at.of(entries), refs, bare)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func clearEntries(ctx context.Context, at indices, docs []projections.Doc[projec
 	for _, doc := range docs {
 		refs = append(refs, ref{ID: doc.Stream})
 	}
-	stored, err := at.db.c.inParts(ctx, at.of(projections.AccountsView().Name), refs, false)
+	stored, err := at.db.c.inParts(ctx, at.of(projections.AccountsView().Name), refs, bare)
 	if err != nil {
 		return err
 	}

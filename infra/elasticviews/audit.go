@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"cartwright/domain/event"
@@ -27,18 +28,27 @@ type audit struct {
 	view   string
 	at     indices
 	report func(projections.Difference) error
+	within any // what is looked at
 }
 
 func auditing[V any](ctx context.Context, v *Views[V], report func(projections.Difference) error, run func(audit) error) error {
-	number, err := v.db.resolve(ctx, v.alias())
-	if err == nil {
-		at := indices{v.db, number}
-		if err = v.refresh(ctx, at.of); err == nil {
-			err = run(audit{v.db, v.name, at, report})
+	err := v.live.reading(ctx, func() error {
+		l, err := v.look(ctx)
+		if err != nil {
+			return err
 		}
-	}
+		t := l.of(l.live)
+		a := audit{db: v.db, view: v.name, at: indices{db: v.db, number: l.live, tiers: t}, report: report, within: streams()}
+		if v.shape.tiers != nil {
+			a.within = all(streams(), v.inPlace(l.live, t))
+		}
+		if err = v.refresh(ctx, v.targetsOf(a.at)); err != nil {
+			return err
+		}
+		return run(a)
+	})
 	if err != nil {
-		return fmt.Errorf("audit %s: %w", v.name, dropped(err))
+		return fmt.Errorf("audit %s: %w", v.name, err)
 	}
 	return nil
 }
@@ -47,32 +57,14 @@ func (a audit) differs(stream, format string, args ...any) error {
 	return a.report(projections.Difference{View: a.view, Stream: stream, Kind: projections.Differs, Detail: fmt.Sprintf(format, args...)})
 }
 
-// pages calls take with all streams' documents in an index, as they were when it
-// began.
+// pages calls take with all streams' documents of a kind that are where they
+// belong, as they were when it began.
 func (a audit) pages(ctx context.Context, kind string, take func([]hit) error) (err error) {
-	m, err := a.db.c.stay(ctx, a.at.of(kind), "")
-	if err != nil {
-		return err
+	names := []string{a.at.of(kind)}
+	for _, year := range a.at.tiers.years {
+		names = append(names, a.at.in(year).of(kind))
 	}
-	defer func() { _ = a.db.c.leave(context.WithoutCancel(ctx), m) }() // it ends by itself, later
-	s := search{Moment: m, Query: streams(), Sort: []any{by("_shard_doc", "asc")}, Size: auditPage, Source: true, Whole: true}
-	for {
-		answer, err := a.db.c.search(ctx, s)
-		if err != nil {
-			return err
-		}
-		hits := answer.Hits.Hits
-		if len(hits) == 0 {
-			return nil
-		}
-		if err := take(hits); err != nil {
-			return err
-		}
-		s.After = s.After[:0:0]
-		for _, value := range hits[len(hits)-1].Sort {
-			s.After = append(s.After, value)
-		}
-	}
+	return a.db.c.pages(ctx, strings.Join(names, ","), a.within, auditPage, take)
 }
 
 // Audit compares what orders are found and summed up by, and their copies among
@@ -103,13 +95,13 @@ func (a audit) filed(ctx context.Context, hits []hit) error {
 			}
 		}
 		if want != (filing{}) {
-			refs, of = append(refs, ref{h.ID, party(want.Seller)}), append(of, h)
+			refs, of = append(refs, ref{ID: h.ID, Routing: party(want.Seller)}), append(of, h)
 		}
 	}
 	if len(refs) == 0 {
 		return nil
 	}
-	copies, err := a.db.c.inParts(ctx, a.at.of(sales), refs, true)
+	copies, err := a.db.anywhere(ctx, a.at, sales, refs, entire)
 	if err != nil {
 		return err
 	}
@@ -170,7 +162,7 @@ func (a audit) strays(ctx context.Context, hits []hit, last bool) (wrong []hit, 
 			return nil, err
 		}
 	}
-	docs, err := a.db.c.inParts(ctx, a.at.of(projections.OrdersView().Name), refs, true)
+	docs, err := a.db.anywhere(ctx, a.at, projections.OrdersView().Name, refs, entire)
 	if err != nil {
 		return nil, err
 	}
@@ -251,7 +243,7 @@ func (a audit) unbalanced(ctx context.Context, streams []string, last bool) (wro
 	for i, stream := range streams {
 		refs[i], names[i] = ref{ID: stream}, event.SubjectID(stream)
 	}
-	docs, err := a.db.c.inParts(ctx, a.at.of(projections.AccountsView().Name), refs, true)
+	docs, err := a.db.c.inParts(ctx, a.at.of(projections.AccountsView().Name), refs, entire)
 	if err != nil {
 		return nil, err
 	}

@@ -96,33 +96,32 @@ func (c *client) chunk(ctx context.Context, ops []op) ([]outcome, error) {
 	for i := range ops {
 		pending[i] = i
 	}
-	pause := c.pause
-	for attempt := 1; ; attempt++ {
+	err := c.patient(ctx, func() error {
 		sent := make([]op, len(pending))
 		for i, at := range pending {
 			sent[i] = ops[at]
 		}
 		answers, err := c.send(ctx, sent)
 		if err != nil {
-			return nil, err
+			return &finalError{err} // it was patient itself
 		}
 		for i, at := range pending {
 			outcomes[at] = answers[i]
 		}
 		pending = slices.DeleteFunc(pending, func(at int) bool { return !later(outcomes[at].status) })
 		if len(pending) == 0 {
-			return outcomes, nil
+			return nil
 		}
-		if attempt >= c.attempts {
-			first := outcomes[pending[0]]
-			return nil, fmt.Errorf("%w: %d of %d documents: %w", projections.ErrUnavailable, len(pending), len(ops), first.err())
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return nil, err
-		}
-		pause = min(2*pause, longest)
+		return fmt.Errorf("%d of %d documents: %w", len(pending), len(ops), outcomes[pending[0]].err())
+	})
+	if final, ok := errors.AsType[*finalError](err); ok {
+		return nil, final.error
 	}
+	return outcomes, err
 }
+
+// A finalError is not to be tried again, whatever it is.
+type finalError struct{ error }
 
 // send makes one request of ops. A request that the server refuses as a whole
 // is sent in halves, down to the one that is to blame.

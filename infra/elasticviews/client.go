@@ -135,32 +135,42 @@ func isType(err error, kind string) bool {
 	return ok && answer.Type == kind
 }
 
-func isStatus(err error, status int) bool {
+func isMissing(err error) bool {
 	answer, ok := errors.AsType[*answerError](err)
-	return ok && answer.Status == status
+	return ok && answer.Status == http.StatusNotFound
 }
 
-// ask sends a request and decodes the answer. It tries again, for a while, what
-// may succeed then: all requests may be sent twice. When it gives up the error
-// is a projections.ErrUnavailable, or the caller's if its context has ended.
+// ask sends a request and decodes the answer, patiently: all requests may be
+// sent twice.
 func ask[T any](ctx context.Context, c *client, r request) (answer T, err error) {
+	err = c.patient(ctx, func() error {
+		answer, err = one[T](ctx, c, r)
+		return err
+	})
+	return answer, err
+}
+
+// patient tries something again, for a while, that may succeed then. When it
+// gives up the error is a projections.ErrUnavailable, or the caller's if its
+// context has ended.
+func (c *client) patient(ctx context.Context, try func() error) error {
 	begun, pause := time.Now(), c.pause
 	for attempt := 1; ; attempt++ {
-		answer, err = one[T](ctx, c, r)
+		err := try()
 		if err == nil {
-			return answer, nil
+			return nil
 		}
 		if ctx.Err() != nil {
-			return answer, ctx.Err()
+			return ctx.Err()
 		}
 		if hopeless(err) {
-			return answer, err
+			return err
 		}
 		if attempt >= c.attempts || time.Since(begun) > c.timeout {
-			return answer, fmt.Errorf("%w: %w", projections.ErrUnavailable, err)
+			return fmt.Errorf("%w: %w", projections.ErrUnavailable, err)
 		}
-		if err = sleep(ctx, pause); err != nil {
-			return answer, err
+		if err := sleep(ctx, pause); err != nil {
+			return err
 		}
 		pause = min(2*pause, longest)
 	}
@@ -171,8 +181,9 @@ func hopeless(err error) bool {
 	if refusal, ok := errors.AsType[*answerError](err); ok {
 		return !later(refusal.Status)
 	}
+	_, final := errors.AsType[*finalError](err)
 	_, stranger := errors.AsType[*tls.CertificateVerificationError](err)
-	return stranger
+	return final || stranger
 }
 
 // sleep waits for about this long, so that those who were turned away together

@@ -60,7 +60,7 @@ func build[V any](tb testing.TB, v *elasticviews.Views[V]) projections.Generatio
 
 func turn[V any](tb testing.TB, v *elasticviews.Views[V], number int) {
 	tb.Helper()
-	if err := v.Switch(tb.Context(), number); err != nil {
+	if err := v.Switch(tb.Context(), number, 1); err != nil {
 		tb.Fatalf("switch: %v", err)
 	}
 }
@@ -175,7 +175,7 @@ func TestOnlyItsBuilderSwitchesToAGeneration(t *testing.T) {
 	_, dbs := cluster(t, 2)
 	a, b := plain(t, dbs[0]), plain(t, dbs[1])
 	next := build(t, a)
-	if err := b.Switch(t.Context(), next.Number()); err == nil {
+	if err := b.Switch(t.Context(), next.Number(), 1); err == nil {
 		t.Error("another process switched to it")
 	}
 	if err := b.Drop(t.Context(), next.Number()); err == nil {
@@ -186,7 +186,7 @@ func TestOnlyItsBuilderSwitchesToAGeneration(t *testing.T) {
 	if _, err := b.Get(t.Context(), []string{viewtest.SampleAccount(1, 1, "").Stream}); err != nil {
 		t.Fatal(err)
 	}
-	back := b.Previous()
+	back := b.Kept()[0]
 	turn(t, b, back.Number())
 	turn(t, a, next.Number())
 	doc := viewtest.SampleAccount(2, 1, "x")
@@ -217,7 +217,7 @@ func TestProcessesThatSwitchAtOnceLeaveOneLiveGeneration(t *testing.T) {
 				if err := next.Put(t.Context(), []projections.Doc[projections.Account]{viewtest.SampleAccount(1, 1, "x")}); err != nil {
 					t.Errorf("put: %v", err)
 				}
-				if err := v.Switch(t.Context(), next.Number()); err != nil {
+				if err := v.Switch(t.Context(), next.Number(), 1); err != nil {
 					// Another was faster, and what was built goes.
 					if err := v.Drop(t.Context(), next.Number()); err != nil {
 						t.Errorf("drop: %v", err)
@@ -234,8 +234,8 @@ func TestProcessesThatSwitchAtOnceLeaveOneLiveGeneration(t *testing.T) {
 		t.Errorf("got %v, %v", got, err)
 	}
 	want := []string{fmt.Sprintf("%s-plain-%d", cfg.Namespace, v.Live().Number())}
-	if p := v.Previous(); p != nil {
-		want = append(want, fmt.Sprintf("%s-plain-%d", cfg.Namespace, p.Number()))
+	for _, kept := range v.Kept() {
+		want = append(want, fmt.Sprintf("%s-plain-%d", cfg.Namespace, kept.Number()))
 	}
 	slices.Sort(want)
 	var got []string
@@ -267,8 +267,8 @@ func TestASwitchThatWasCutOffIsCompleted(t *testing.T) {
 	db := open(t, cfg)
 	defer func() { _ = db.Close() }()
 	o := orders(t, db)
-	if o.Live().Number() != 2 || o.Previous() == nil || o.Previous().Number() != 1 {
-		t.Fatalf("live is %d, before it was %v", o.Live().Number(), o.Previous())
+	if kept := o.Kept(); o.Live().Number() != 2 || len(kept) != 1 || kept[0].Number() != 1 {
+		t.Fatalf("live is %d, before it was %v", o.Live().Number(), kept)
 	}
 	if n, err := o.Live().Count(t.Context()); err != nil || n != 1 {
 		t.Errorf("%d documents, %v", n, err)
@@ -285,23 +285,14 @@ func TestAnAbandonedGenerationIsDropped(t *testing.T) {
 	a := plain(t, dbs[0])
 	fresh, old := build(t, a), build(t, a)
 	// Nobody has heard of the builder of the second for an hour.
-	const path = "-views/_doc/plain"
-	doc := call[struct {
-		Source struct {
-			Family map[string]any `json:"family"`
-		} `json:"_source"`
-	}](t, cfg, http.MethodGet, path, "").Source
-	builders, _ := doc.Family["builders"].(map[string]any)
-	builder, _ := builders[strconv.Itoa(old.Number())].(map[string]any)
-	builder["seen"] = time.Now().Add(-time.Hour)
-	raw, err := json.Marshal(doc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	call[map[string]any](t, cfg, http.MethodPut, path, string(raw))
+	rewrite(t, cfg, "plain", func(family map[string]any) {
+		builders, _ := family["builders"].(map[string]any)
+		builder, _ := builders[strconv.Itoa(old.Number())].(map[string]any)
+		builder["seen"] = time.Now().Add(-time.Hour)
+	})
 
 	b := plain(t, dbs[1])
-	if err := a.Switch(t.Context(), old.Number()); err == nil {
+	if err := a.Switch(t.Context(), old.Number(), 1); err == nil {
 		t.Error("switched to a generation that was given up")
 	}
 	if err := old.Put(t.Context(), []projections.Doc[projections.Account]{viewtest.SampleAccount(1, 1, "x")}); err == nil {
@@ -309,6 +300,23 @@ func TestAnAbandonedGenerationIsDropped(t *testing.T) {
 	}
 	turn(t, a, fresh.Number())
 	_ = b
+}
+
+// rewrite changes what is written down of a view's generations.
+func rewrite(tb testing.TB, cfg elasticviews.Config, view string, change func(family map[string]any)) {
+	tb.Helper()
+	path := "-views/_doc/" + view
+	doc := call[struct {
+		Source struct {
+			Family map[string]any `json:"family"`
+		} `json:"_source"`
+	}](tb, cfg, http.MethodGet, path, "").Source
+	change(doc.Family)
+	raw, err := json.Marshal(doc)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	call[map[string]any](tb, cfg, http.MethodPut, path, string(raw))
 }
 
 func TestParkingRacesKeepTheLargestCount(t *testing.T) {

@@ -32,6 +32,47 @@
 // are besides is a document, changed by compare-and-swap, that is brought after
 // the alias by whoever next opens or changes the view.
 //
+// Orders that were closed long ago are in an archive: for each year of placing an
+// index of either kind, beside what is at hand, in every generation. The boundary
+// lies in the aliases: that of what is at hand leaves out what was closed before
+// it, that of the archive has nothing else. One request turns all of them, so a
+// search of both finds each order once at every moment and knows of no boundary
+// (the suite's "a list is whole while orders are closed and moved"). What a
+// generation's tiers are is written down as aliases too, whose names no request
+// can change twice: they are compared and swapped by being taken away. Not
+// chosen: the boundary in the lineage's document, which does not turn with the
+// aliases; and moving an order by itself, which no search sees in one step.
+//
+// A boundary moves in two steps. First it is said where to, and from then on
+// writers put what was closed before it into the archive as well, there first.
+// So when all else was copied the archive lacks nothing that was acknowledged,
+// and the aliases may turn. Writers look at the aliases after they wrote, as they
+// do for generations, and write again where they went by what had changed.
+// Revisions gives, of an order that is in both tiers, the lower one, which is what
+// lists show (TestWhatRevisionsReportsIsListedWhileOrdersAreArchived). An order
+// that is not at hand is looked for in the years, by its id; one that says it
+// belongs at hand, and was placed before the boundary, is looked for there before
+// it is written, so that a late batch brings none back to life (the suite's "a
+// late event changes an archived order in place").
+//
+// A live generation may be gone: somebody deletes an index or an alias, or an
+// older program has laid the index out. Then the view is lost, and that is
+// written down in the lineage before anybody goes by it. Readers are told so, and
+// which command helps. Projectors' writes are let pass: they are in the log, from
+// which the view is built anew, and if they were refused the batch would come
+// again for ever, and hold up all other views. Only a switch ends it, since an
+// index that comes back by itself lacks what was let pass
+// (TestALostViewIsHealedByAReplay, TestADeletedIndexIsHealedByAReplay,
+// TestALostViewThatComesBackIsStillToBeBuiltAnew).
+//
+// A generation with a mark outlives its builder. Another process takes it over
+// when the builder has left it, was a process of the same machine that is no
+// more, or has not been heard of for 20 seconds
+// (TestAnUnfinishedGenerationIsNotTakenFromItsBuilder). What is put into a
+// generation under construction is on the server's disk when Put returns, as
+// everywhere: a log that is written now and then would lose, with the server,
+// what a builder that goes on takes for stored, and a batch has one write of it.
+//
 // A search does not see what was written a moment ago. Revisions therefore
 // makes searchable what it reports: it asks for a refresh unless the same was
 // shown before, and callers share the refresh that begins after they asked
@@ -144,8 +185,9 @@ type builds interface {
 }
 
 const (
-	renewEvery   = 30 * time.Second
-	abandonAfter = 5 * time.Minute
+	renewEvery   = 5 * time.Second
+	silentAfter  = 20 * time.Second // then what a process has marked may be taken over
+	abandonAfter = 5 * time.Minute  // then the rest of what it built is dropped
 )
 
 // Open connects to a cluster and makes what all views need there.
@@ -175,7 +217,7 @@ func (d *DB) prepare(ctx context.Context) error {
 	if err := d.template(ctx, lineages); err != nil {
 		return err
 	}
-	return d.create(ctx, d.index(lineages.name), lineages, d.liveSettings(), "")
+	return d.create(ctx, d.index(lineages.name), lineages, d.liveSettings(), nil)
 }
 
 // Ping tells whether the cluster answers and has all data of the views.

@@ -28,9 +28,9 @@ type fake struct {
 
 	mu        sync.Mutex // guards what follows
 	indices   map[string]map[string]*fakeDoc
-	aliases   map[string]string
+	versions  map[string]int             // of indices' mappings
+	aliases   map[string]map[string]bool // the indices that have them
 	templates map[string]int
-	mapping   int // version of every index
 	bulks     [][]string
 	requests  []string
 }
@@ -42,7 +42,7 @@ type fakeDoc struct {
 
 func newFake() *fake {
 	return &fake{
-		indices: map[string]map[string]*fakeDoc{}, aliases: map[string]string{}, templates: map[string]int{}, mapping: 1,
+		indices: map[string]map[string]*fakeDoc{}, versions: map[string]int{}, aliases: map[string]map[string]bool{}, templates: map[string]int{},
 		before: func(http.ResponseWriter, *http.Request, []byte) bool { return false },
 	}
 }
@@ -104,10 +104,7 @@ func (f *fake) answer(r *http.Request, body []byte) (int, any) {
 	case first == "_index_template":
 		return f.template(r.Method, rest, body)
 	case first == "_alias":
-		if index, ok := f.aliases[rest]; ok {
-			return 200, object{index: object{}}
-		}
-		return 404, object{"error": "alias missing", "status": 404}
+		return 200, f.aliased(rest)
 	case first == "_aliases":
 		return f.turn(body)
 	case first == "_bulk":
@@ -115,13 +112,18 @@ func (f *fake) answer(r *http.Request, body []byte) (int, any) {
 	case rest == "_alias":
 		found := object{}
 		for name := range f.indices {
-			if ok, _ := path.Match(first, name); ok {
+			if matches(first, name) {
 				found[name] = object{}
 			}
 		}
 		return 200, found
 	case rest == "_mapping":
-		return 200, object{f.aliases[first]: object{"mappings": object{"_meta": object{"version": f.mapping}}}}
+		if f.indices[first] == nil {
+			return missing(first)
+		}
+		return 200, object{first: object{"mappings": object{"_meta": object{"version": f.versions[first]}}}}
+	case first == "_mget":
+		return f.mget("", body)
 	case rest == "_mget":
 		return f.mget(first, body)
 	case rest == "_search":
@@ -131,12 +133,62 @@ func (f *fake) answer(r *http.Request, body []byte) (int, any) {
 	case rest == "" && r.Method == http.MethodPut:
 		return f.create(first, body)
 	case rest == "" && r.Method == http.MethodDelete:
-		for name := range strings.SplitSeq(first, ",") {
-			delete(f.indices, name)
-		}
+		f.delete(first)
 		return 200, object{}
 	}
 	return 400, object{"error": object{"type": "unknown", "reason": r.Method + " " + r.URL.Path}}
+}
+
+// matches tells whether one of some patterns fits a name.
+func matches(patterns, name string) bool {
+	for pattern := range strings.SplitSeq(patterns, ",") {
+		if ok, err := path.Match(pattern, name); ok && err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func missing(index string) (int, any) {
+	return 404, object{"error": object{"type": "index_not_found_exception", "reason": "no such index [" + index + "]"}}
+}
+
+func (f *fake) delete(index string) {
+	delete(f.indices, index)
+	for _, on := range f.aliases {
+		delete(on, index)
+	}
+}
+
+func (f *fake) aliased(patterns string) object {
+	found := object{}
+	for alias, on := range f.aliases {
+		if !matches(patterns, alias) {
+			continue
+		}
+		for index := range on {
+			if found[index] == nil {
+				found[index] = object{"aliases": object{}}
+			}
+			found[index].(object)["aliases"].(object)[alias] = object{}
+		}
+	}
+	return found
+}
+
+func (f *fake) give(alias, index string) {
+	if f.aliases[alias] == nil {
+		f.aliases[alias] = map[string]bool{}
+	}
+	f.aliases[alias][index] = true
+}
+
+// live gives the index that a name or an alias names.
+func (f *fake) live(name string) string {
+	for index := range f.aliases[name] {
+		return index
+	}
+	return name
 }
 
 func (f *fake) template(method, name string, body []byte) (int, any) {
@@ -159,13 +211,18 @@ func (f *fake) create(name string, body []byte) (int, any) {
 	if f.indices[name] != nil {
 		return 400, object{"error": object{"type": "resource_already_exists_exception", "reason": name}}
 	}
-	var said struct{ Aliases map[string]any }
+	var said struct {
+		Aliases  map[string]any
+		Mappings struct {
+			Meta struct{ Version int } `json:"_meta"`
+		}
+	}
 	if err := json.Unmarshal(body, &said); err != nil {
 		return 400, object{}
 	}
-	f.indices[name] = map[string]*fakeDoc{}
+	f.indices[name], f.versions[name] = map[string]*fakeDoc{}, said.Mappings.Meta.Version
 	for alias := range said.Aliases {
-		f.aliases[alias] = name
+		f.give(alias, name)
 	}
 	return 200, object{}
 }
@@ -178,24 +235,25 @@ func (f *fake) turn(body []byte) (int, any) {
 		return 400, object{}
 	}
 	for _, action := range said.Actions {
-		if away, ok := action["remove"]; ok && f.aliases[away.Alias] != away.Index {
+		if away, ok := action["remove"]; ok && !f.aliases[away.Alias][away.Index] {
 			return 404, object{"error": object{"type": "aliases_not_found_exception", "reason": "missing"}}
 		}
 	}
 	for _, action := range said.Actions {
+		if away, ok := action["remove"]; ok {
+			delete(f.aliases[away.Alias], away.Index)
+		}
 		if to, ok := action["add"]; ok {
-			f.aliases[to.Alias] = to.Index
+			f.give(to.Alias, to.Index)
 		}
 	}
 	return 200, object{}
 }
 
 func (f *fake) mget(index string, body []byte) (int, any) {
-	if live, ok := f.aliases[index]; ok {
-		index = live
-	}
 	var said struct {
 		Docs []struct {
+			Index   string `json:"_index"`
 			ID      string `json:"_id"`
 			Routing string `json:"routing"`
 		}
@@ -205,6 +263,13 @@ func (f *fake) mget(index string, body []byte) (int, any) {
 	}
 	var docs []any
 	for _, ref := range said.Docs {
+		if ref.Index != "" {
+			index = ref.Index
+		}
+		index = f.live(index)
+		if f.indices[index] == nil {
+			return missing(index)
+		}
 		doc := object{"_index": index, "_id": ref.ID, "found": false}
 		if d := f.indices[index][ref.Routing+"/"+ref.ID]; d != nil {
 			doc["found"], doc["_version"], doc["_seq_no"], doc["_primary_term"], doc["_source"] = true, d.version, d.seq, 1, d.source

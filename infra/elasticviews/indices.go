@@ -2,10 +2,8 @@ package elasticviews
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,14 +82,15 @@ func buildSettings() map[string]any {
 	return map[string]any{"number_of_replicas": 0, "refresh_interval": "-1"}
 }
 
-// create makes an index, live from the beginning if it gets an alias. An index
-// that is there is left as it is.
-func (d *DB) create(ctx context.Context, name string, k kind, settings map[string]any, alias string) error {
+// create makes an index with aliases. An index that is there is left as it is.
+func (d *DB) create(ctx context.Context, name string, k kind, settings map[string]any, aliases []string) error {
 	settings["number_of_shards"] = d.cfg.Shards
 	body := map[string]any{"settings": settings, "mappings": k.mappings()}
-	if alias != "" {
-		body["aliases"] = map[string]any{alias: map[string]any{}}
+	on := map[string]any{}
+	for _, alias := range aliases {
+		on[alias] = map[string]any{}
 	}
+	body["aliases"] = on
 	r, err := put("/"+name, body)
 	if err == nil {
 		err = d.do(ctx, r)
@@ -117,7 +116,7 @@ func (d *DB) template(ctx context.Context, k kind) error {
 		return nil
 	}
 	r, err := put("/_index_template/"+name, map[string]any{
-		"index_patterns": []string{name, name + "-*"}, "priority": 500, "allow_auto_create": false,
+		"index_patterns": []string{name, name + "-*", name + ".*"}, "priority": 500, "allow_auto_create": false,
 		"version": k.version, "_meta": map[string]any{"version": k.version, "made_by": "cartwright"},
 		"template": map[string]any{"mappings": k.mappings()},
 	})
@@ -138,7 +137,7 @@ func (d *DB) templateVersion(ctx context.Context, name string) (int, error) {
 			} `json:"index_template"`
 		} `json:"index_templates"`
 	}](ctx, d.c, get("/_index_template/"+name))
-	if isStatus(err, http.StatusNotFound) {
+	if isMissing(err) {
 		return 0, nil
 	}
 	if err != nil || len(answer.Templates) == 0 {
@@ -147,8 +146,8 @@ func (d *DB) templateVersion(ctx context.Context, name string) (int, error) {
 	return answer.Templates[0].Template.Version, nil
 }
 
-// checkMapping refuses an index whose documents another program has laid out.
-func (d *DB) checkMapping(ctx context.Context, index string, k kind) error {
+// mappingVersion is the version of what laid an index's documents out.
+func (d *DB) mappingVersion(ctx context.Context, index string) (int, error) {
 	answer, err := ask[map[string]struct {
 		Mappings struct {
 			Meta struct {
@@ -157,40 +156,15 @@ func (d *DB) checkMapping(ctx context.Context, index string, k kind) error {
 		} `json:"mappings"`
 	}](ctx, d.c, get("/"+index+"/_mapping"))
 	if err != nil {
-		return fmt.Errorf("read the mapping of %s: %w", index, err)
+		return 0, fmt.Errorf("read the mapping of %s: %w", index, err)
 	}
-	for name, said := range answer {
-		switch have := said.Mappings.Meta.Version; {
-		case have > k.version:
-			return fmt.Errorf("index %s has version %d and was made by a newer program: this one knows version %d", name, have, k.version)
-		case have < k.version:
-			return fmt.Errorf("index %s has version %d and is no index of this program, which makes version %d", name, have, k.version)
-		}
-	}
-	return nil
+	return answer[index].Mappings.Meta.Version, nil
 }
 
-// errNoAlias tells that no index has an alias.
-var errNoAlias = errors.New("no generation is live")
-
-// resolve gives the generation that an alias is on.
-func (d *DB) resolve(ctx context.Context, alias string) (int, error) {
-	indices, err := d.holders(ctx, "/_alias/"+alias)
-	switch {
-	case err != nil:
-		return 0, fmt.Errorf("look where %s is: %w", alias, err)
-	case len(indices) == 0:
-		return 0, fmt.Errorf("look where %s is: %w", alias, errNoAlias)
-	case len(indices) > 1:
-		return 0, fmt.Errorf("the alias %s is on %s: take it from all but one of them", alias, strings.Join(indices, " and "))
-	}
-	return numbered(indices[0], alias)
-}
-
-// holders gives the names of the indices that an alias request finds.
-func (d *DB) holders(ctx context.Context, path string) ([]string, error) {
-	answer, err := ask[map[string]any](ctx, d.c, get(path))
-	if isStatus(err, http.StatusNotFound) {
+// named gives the names of the indices that fit a pattern.
+func (d *DB) named(ctx context.Context, pattern string) ([]string, error) {
+	answer, err := ask[map[string]any](ctx, d.c, get("/"+pattern+"/_alias"))
+	if isMissing(err) {
 		return nil, nil
 	}
 	return slices.Sorted(maps.Keys(answer)), err

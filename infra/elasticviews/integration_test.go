@@ -201,12 +201,6 @@ func store[V any](db *elasticviews.DB, v *elasticviews.Views[V]) viewtest.Store[
 	return viewtest.Store[V]{
 		Reader: v, Generations: v, Close: db.Close,
 		Live: func() viewtest.Generation[V] { return v.Live() },
-		Previous: func() viewtest.Generation[V] {
-			if g := v.Previous(); g != nil {
-				return g
-			}
-			return nil
-		},
 	}
 }
 
@@ -217,12 +211,14 @@ func run[V any](t *testing.T, view func(testing.TB, *elasticviews.DB) *elasticvi
 	t.Helper()
 	t.Parallel()
 	cfg := config(t, namespace(t.TempDir()))
-	viewtest.Run(t, func(t *testing.T, _ string) viewtest.Store[V] {
+	begin := func(t *testing.T, _ string) viewtest.Store[V] {
 		t.Helper()
 		t.Cleanup(func() { forget(t, cfg) }) // after the check, which may open it twice
 		db := open(t, cfg)
 		return store(db, view(t, db))
-	}, sample)
+	}
+	viewtest.Run(t, begin, sample)
+	viewtest.Resume(t, begin, sample)
 	more(t, func(t *testing.T) *elasticviews.DB {
 		t.Helper()
 		t.Cleanup(func() { forget(t, cfg) })
@@ -243,6 +239,29 @@ func accountsView(tb testing.TB, db *elasticviews.DB) *elasticviews.Views[projec
 func deadlinesView(tb testing.TB, db *elasticviews.DB) *elasticviews.Views[projections.Timer] {
 	tb.Helper()
 	return deadlines(tb, db).Views
+}
+
+func TestArchive(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, namespace(t.TempDir()))
+	viewtest.Archive(t, func(t *testing.T, _ string) viewtest.Tiers {
+		t.Helper()
+		t.Cleanup(func() { forget(t, cfg) })
+		return tiers(t, open(t, cfg))
+	})
+}
+
+func tiers(tb testing.TB, db *elasticviews.DB) viewtest.Tiers {
+	tb.Helper()
+	o := orders(tb, db)
+	return viewtest.Tiers{Store: store(db, o.Views), Archiver: o, Index: o}
+}
+
+func TestArchiveKilled(t *testing.T) {
+	viewtest.ArchiveKilled(t, func(t *testing.T, dir string) viewtest.Tiers {
+		t.Helper()
+		return tiers(t, open(t, config(t, namespace(dir))))
+	})
 }
 
 type emptied = func(t *testing.T) *elasticviews.DB

@@ -73,13 +73,16 @@ func (o *Orders) searchFor(q projections.OrderQuery) (s search, some bool, err e
 	if !some {
 		return s, false, nil
 	}
-	s = search{Index: o.alias(), Routing: bucket(orderid.Bucket(q.Buyer)), Source: true, Whole: true}
+	kind, direction := o.name, "desc"
+	s = search{Routing: bucket(orderid.Bucket(q.Buyer)), Source: true, Whole: true}
 	if q.Buyer == "" {
-		s.Index, s.Routing = o.sales, party(q.Seller)
+		kind, s.Routing = sales, party(q.Seller)
 	}
-	direction := "desc"
 	if q.ToShip {
 		direction = "asc"
+	}
+	if s.Index, err = o.scope(kind, q); err != nil {
+		return s, false, err
 	}
 	s.Query, s.Sort = all(filters...), []any{by("placed", direction), by("stream", direction)}
 	if q.After != nil {
@@ -89,6 +92,19 @@ func (o *Orders) searchFor(q projections.OrderQuery) (s search, some bool, err e
 		s.After = []any{stamp(q.After.At), "order-" + q.After.ID}
 	}
 	return s, true, nil
+}
+
+// scope names what a list is made of. What is to be shipped is at hand.
+func (o *Orders) scope(kind string, q projections.OrderQuery) (string, error) {
+	switch {
+	case q.Scope == projections.Archive:
+		return o.live.archive(kind), nil
+	case q.Scope == projections.Recent || q.ToShip:
+		return o.live.target(kind), nil
+	case q.Scope == projections.All || q.Scope == "":
+		return o.live.searched(kind), nil
+	}
+	return "", fmt.Errorf("there is no scope %q", q.Scope)
 }
 
 // matching are the conditions of a list.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"cartwright/domain/event"
@@ -15,10 +16,7 @@ import (
 )
 
 // Orders is the order index. Its methods may be called concurrently.
-type Orders struct {
-	*Views[projections.Order]
-	sales string // the alias of what is routed by seller
-}
+type Orders struct{ *Views[projections.Order] }
 
 // NewOrders opens the view.
 func NewOrders(ctx context.Context, db *DB) (*Orders, error) {
@@ -26,19 +24,24 @@ func NewOrders(ctx context.Context, db *DB) (*Orders, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Orders{v, db.index(sales)}, nil
+	return &Orders{v}, nil
 }
 
 // sales is the kind of index that has orders by seller.
 const sales = "sales"
 
+// ordersVersion is that of both kinds' mapping. 2 has when orders were closed.
+const ordersVersion = 2
+
 func ordersShape(name string) shape[projections.Order] {
+	orders := documents(name, listed(map[string]any{
+		"currency": kept, "day": keptN, "month": keptN,
+	}, keptN))
+	orders.version = ordersVersion
 	return shape[projections.Order]{
 		kinds: []kind{
-			documents(name, listed(map[string]any{
-				"currency": kept, "day": keptN, "month": keptN,
-			}, keptN)),
-			{name: sales, version: 1, fields: listed(map[string]any{
+			orders,
+			{name: sales, version: ordersVersion, fields: listed(map[string]any{
 				"stream": sorted, "body": stored, "currency": sorted, "day": summed, "month": summed,
 			}, summed)},
 		},
@@ -46,7 +49,11 @@ func ordersShape(name string) shape[projections.Order] {
 		place:    orderPlace,
 		source:   func(doc projections.Doc[projections.Order]) any { return fileOrder(doc) },
 		beside:   sale,
-		clear:    clearSales,
+		tiers: &tiering[projections.Order]{
+			placed:   func(o projections.Order) time.Time { return o.PlacedAt },
+			archived: projections.Order.Archived,
+		},
+		clear: clearSales,
 	}
 }
 
@@ -56,7 +63,7 @@ func listed(fields, sums map[string]any) map[string]any {
 	for _, name := range []string{"buyer", "seller", "status"} {
 		fields[name] = keyword
 	}
-	fields["placed"], fields["to_ship"], fields["words"] = long, flag, text
+	fields["placed"], fields["closed"], fields["to_ship"], fields["words"] = long, long, flag, text
 	for _, amount := range []string{"units", "gross", "refunded"} {
 		for i := range parts {
 			fields[part(amount, i)] = sums
@@ -100,8 +107,9 @@ type filing struct {
 	Currency string `json:"currency"`
 	Status   string `json:"status"`
 	Placed   int64  `json:"placed"` // microseconds since 1970
-	Day      int64  `json:"day"`    // UTC days since 1970
-	Month    int64  `json:"month"`  // UTC months since the year 0
+	Closed   when   `json:"closed,omitzero"`
+	Day      int64  `json:"day"`   // UTC days since 1970
+	Month    int64  `json:"month"` // UTC months since the year 0
 	ToShip   bool   `json:"to_ship"`
 	Words    string `json:"words"`
 
@@ -124,13 +132,38 @@ func fileOrder(doc projections.Doc[projections.Order]) orderSource {
 	}
 	units, gross, refunded := split(f.Units), split(f.Gross), split(f.Refunded)
 	s.filing = &filing{
-		Buyer: f.Buyer, Seller: f.Seller, Currency: f.Currency, Status: f.Status,
+		Closed: closing(doc.Body),
+		Buyer:  f.Buyer, Seller: f.Seller, Currency: f.Currency, Status: f.Status,
 		Placed: stamp(f.PlacedAt), Day: dayOf(f.PlacedAt), Month: monthOf(f.PlacedAt), ToShip: f.ToShip, Words: doc.Body.Words(),
 		Units0: units[0], Units1: units[1], Units2: units[2],
 		Gross0: gross[0], Gross1: gross[1], Gross2: gross[2],
 		Refunded0: refunded[0], Refunded1: refunded[1], Refunded2: refunded[2],
 	}
 	return s
+}
+
+// when is a stamp, or none.
+type when struct {
+	at  int64
+	set bool
+}
+
+// closing is when an order was closed, if it was.
+func closing(o projections.Order) when {
+	if o.ClosedAt.IsZero() {
+		return when{}
+	}
+	return when{stamp(o.ClosedAt), true}
+}
+
+// MarshalJSON writes a stamp, which is asked for only where there is one.
+func (w when) MarshalJSON() ([]byte, error) { return strconv.AppendInt(nil, w.at, 10), nil }
+
+// UnmarshalJSON reads a stamp.
+func (w *when) UnmarshalJSON(raw []byte) (err error) {
+	w.at, err = strconv.ParseInt(string(raw), 10, 64)
+	w.set = err == nil
+	return err
 }
 
 // sale is the order's copy among its seller's.
@@ -156,9 +189,9 @@ func clearSales(ctx context.Context, at indices, docs []projections.Doc[projecti
 		if err != nil {
 			return err
 		}
-		refs[i], wanted[doc.Stream] = ref{doc.Stream, routing}, doc
+		refs[i], wanted[doc.Stream] = ref{ID: doc.Stream, Routing: routing}, doc
 	}
-	stored, err := at.db.c.inParts(ctx, at.of(projections.OrdersView().Name), refs, true)
+	stored, err := at.db.anywhere(ctx, at, projections.OrdersView().Name, refs, entire)
 	if err != nil {
 		return err
 	}
@@ -180,7 +213,7 @@ func clearSales(ctx context.Context, at indices, docs []projections.Doc[projecti
 		}
 		version := uint64(doc.Revision)
 		ops = append(ops, op{
-			action: "delete", index: at.of(sales), id: old.ID, routing: party(was.Seller), version: &version, same: true, owner: old.ID,
+			action: "delete", index: at.where(old.Index).of(sales), id: old.ID, routing: party(was.Seller), version: &version, same: true, owner: old.ID,
 		})
 	}
 	return at.db.c.each(ctx, ops)

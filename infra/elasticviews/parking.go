@@ -34,11 +34,20 @@ type parkedSource struct {
 	Record projections.Parked `json:"record"`
 }
 
-// Parked gives those of some streams that are parked.
+// Parked gives those of some streams that are parked. Of a live generation that
+// is lost none are, as for Get.
 func (g *Generation[V]) Parked(ctx context.Context, streams []string) (map[string]projections.Parked, error) {
+	parked, err := g.parked(ctx, streams)
+	if isLost(err) {
+		return map[string]projections.Parked{}, nil
+	}
+	return parked, err
+}
+
+func (g *Generation[V]) parked(ctx context.Context, streams []string) (map[string]projections.Parked, error) {
 	parked := map[string]projections.Parked{}
 	err := g.reading(ctx, func() error {
-		some, err := g.views.db.c.documents(ctx, g.documents(), []ref{{ID: marker}}, false)
+		some, err := g.views.db.c.documents(ctx, g.documents(), []ref{{ID: marker}}, bare)
 		if err != nil || !some[0].Found || len(streams) == 0 {
 			return err
 		}
@@ -57,7 +66,7 @@ func (g *Generation[V]) records(ctx context.Context, index string, streams []str
 	for i, stream := range streams {
 		refs[i] = ref{ID: parkedID(stream)}
 	}
-	docs, err := g.views.db.c.inParts(ctx, index, refs, true)
+	docs, err := g.views.db.c.inParts(ctx, index, refs, entire)
 	if err != nil {
 		return err
 	}
@@ -84,7 +93,7 @@ func unpark(doc found) (projections.Parked, error) {
 
 // AllParked gives all records, by stream.
 func (g *Generation[V]) AllParked(ctx context.Context) ([]projections.Parked, error) {
-	hits, err := g.names(ctx, "parked", "", math.MaxInt, true)
+	hits, err := g.names(ctx, "parked", "", math.MaxInt, g.target, true)
 	if err != nil {
 		return nil, fmt.Errorf("read parking records of %s: %w", g.views.name, err)
 	}
@@ -152,7 +161,9 @@ func (g *Generation[V]) parkSome(ctx context.Context, index string, records []pr
 		before[old.Stream] = at
 		if !first[old.Stream].Supersedes(old) {
 			delete(first, old.Stream)
+			return
 		}
+		first[old.Stream] = first[old.Stream].Onto(old)
 	})
 	if err != nil {
 		return nil, err

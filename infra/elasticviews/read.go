@@ -3,16 +3,13 @@ package elasticviews
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
-	"time"
-
-	"cartwright/projections"
 )
 
-// A ref names a document.
+// A ref names a document, in an index of its own or in that of the request.
 type ref struct {
+	Index   string `json:"_index,omitempty"`
 	ID      string `json:"_id"`
 	Routing string `json:"routing,omitempty"`
 }
@@ -36,40 +33,39 @@ const atOnce = 1000
 // that all are of one moment of the cluster's aliases. An index that was just
 // made, or whose shard is moving, has no shard to ask for a moment: the answer
 // says so for each document, and the request is made again.
-func (c *client) documents(ctx context.Context, index string, refs []ref, whole bool) ([]found, error) {
-	r, err := post("/"+index+"/_mget", map[string]any{"docs": refs})
+//
+// Source is how much of each is given: bare, entire, or the fields named.
+func (c *client) documents(ctx context.Context, index string, refs []ref, source string) (docs []found, err error) {
+	path := "/_mget"
+	if index != "" {
+		path = "/" + index + path
+	}
+	r, err := post(path, map[string]any{"docs": refs})
 	if err != nil {
 		return nil, err
 	}
-	if !whole {
-		r = r.with("_source", "false")
-	}
-	begun, pause := time.Now(), c.pause
-	for attempt := 1; ; attempt++ {
-		docs, err := c.documentsOnce(ctx, r, len(refs))
-		if !errors.Is(err, projections.ErrUnavailable) || attempt >= c.attempts || time.Since(begun) > c.timeout {
-			return docs, err
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return nil, err
-		}
-		pause = min(2*pause, longest)
-	}
+	r = r.with("_source", source)
+	err = c.patient(ctx, func() error {
+		docs, err = c.documentsOnce(ctx, r, len(refs))
+		return err
+	})
+	return docs, err
 }
+
+const (
+	bare   = "false"
+	entire = "true"
+)
 
 func (c *client) documentsOnce(ctx context.Context, r request, n int) ([]found, error) {
 	answer, err := one[struct {
 		Docs []found `json:"docs"`
 	}](ctx, c, r)
-	switch {
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	case err != nil && hopeless(err):
+	if err != nil {
 		return nil, err
-	case err != nil:
-		return nil, fmt.Errorf("%w: %w", projections.ErrUnavailable, err)
-	case len(answer.Docs) != n:
-		return nil, fmt.Errorf("%w: the answer has %d of %d documents", projections.ErrUnavailable, len(answer.Docs), n)
+	}
+	if len(answer.Docs) != n {
+		return nil, fmt.Errorf("the answer has %d of %d documents", len(answer.Docs), n)
 	}
 	for _, doc := range answer.Docs {
 		switch {
@@ -77,7 +73,7 @@ func (c *client) documentsOnce(ctx context.Context, r request, n int) ([]found, 
 		case doc.Error.Type == noIndex:
 			return nil, &answerError{404, noIndex, doc.Error.Reason}
 		default:
-			return nil, fmt.Errorf("%w: read %s: %s: %s", projections.ErrUnavailable, doc.ID, doc.Error.Type, c.shown(doc.Error.Reason))
+			return nil, fmt.Errorf("read %s: %s: %s", doc.ID, doc.Error.Type, c.shown(doc.Error.Reason))
 		}
 	}
 	return answer.Docs, nil
@@ -158,6 +154,34 @@ func (c *client) list(ctx context.Context, s search, limit int) ([]hit, error) {
 	return hits, nil
 }
 
+// pages calls take with all documents that a query finds, as they were when it
+// began, so many at once and in no order.
+func (c *client) pages(ctx context.Context, index string, query any, size int, take func([]hit) error) error {
+	m, err := c.stay(ctx, index, "")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.leave(context.WithoutCancel(ctx), m) }() // it ends by itself, later
+	s := search{Moment: m, Query: query, Sort: []any{by("_shard_doc", "asc")}, Size: size, Source: true, Whole: true}
+	for {
+		answer, err := c.search(ctx, s)
+		if err != nil {
+			return err
+		}
+		hits := answer.Hits.Hits
+		if len(hits) == 0 {
+			return nil
+		}
+		if err := take(hits); err != nil || len(hits) < size {
+			return err
+		}
+		s.After = s.After[:0:0]
+		for _, value := range hits[len(hits)-1].Sort {
+			s.After = append(s.After, value)
+		}
+	}
+}
+
 // stay opens a moment of an index, to search it several times as it is now.
 func (c *client) stay(ctx context.Context, index, routing string) (*moment, error) {
 	r := request{method: "POST", path: "/" + index + "/_pit"}.with("keep_alive", momentAlive)
@@ -202,3 +226,5 @@ func streams() any { return map[string]any{"exists": map[string]any{"field": "st
 func all(filters ...any) any { return map[string]any{"bool": map[string]any{"filter": filters}} }
 
 func by(field, direction string) any { return map[string]any{field: direction} }
+
+func none(filters ...any) any { return map[string]any{"bool": map[string]any{"must_not": filters}} }

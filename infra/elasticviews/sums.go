@@ -100,7 +100,7 @@ func (o *Orders) sum(ctx context.Context, q projections.SummaryQuery, t *tally) 
 	if q.Seller == "" {
 		return nil
 	}
-	s := search{Index: o.sales, Routing: party(q.Seller), Query: all(sold(q)...)}
+	s := search{Index: o.live.searched(sales), Routing: party(q.Seller), Query: all(sold(q)...)}
 	buckets, next, err := o.buckets(ctx, s, t.every, nil)
 	if err != nil || next == nil {
 		return t.add(buckets, err)

@@ -8,8 +8,9 @@
 // promises nothing. Tests hold both sides together: the routes of both APIs are
 // the document's (TestTheDocumentHasEveryRouteAndNoOther), what they answer
 // fits its schemas and what they take is what these allow
-// (TestWhatTheServerSaysFitsTheDocument), and every slug it names is in the
-// catalogue (TestEverySlugIsOneThereIs).
+// (TestWhatTheServerSaysFitsTheDocument), each query takes the document's
+// parameters and no others (TestQueriesTakeTheParametersOfTheDocument), and
+// every slug it names is in the catalogue (TestEverySlugIsOneThereIs).
 package openapi
 
 import (

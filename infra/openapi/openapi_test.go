@@ -176,6 +176,42 @@ func TestEveryOperationIsDescribed(t *testing.T) {
 	}
 }
 
+// A parameter is known to the server where the document has it, and nowhere else.
+func TestQueriesTakeTheParametersOfTheDocument(t *testing.T) {
+	w := newWorld(t)
+	c := &client{world: w, doc: load(t), h: engine(t, &w.write, &w.read)}
+	takes, all := map[string][]string{}, map[string]bool{}
+	for _, p := range c.doc.promises() {
+		if p.method != http.MethodGet || !strings.Contains(p.path, "{") {
+			continue
+		}
+		takes[p.path] = nil
+		for _, one := range p.op["parameters"].([]any) {
+			if param, _ := one.(object); param["in"] == "query" {
+				name := fmt.Sprint(param["name"])
+				takes[p.path] = append(takes[p.path], name)
+				all[name] = true
+			}
+		}
+	}
+	if !all["scope"] || len(takes) != 8 {
+		t.Fatalf("of %d queries, %v is all they take", len(takes), all)
+	}
+	for path, names := range takes {
+		at := strings.NewReplacer("{order_id}", "0598392000000123456", "{sku}", "tea:1").Replace(path)
+		at = regexp.MustCompile(`\{[a-z_]+\}`).ReplaceAllString(at, "1")
+		for name := range all {
+			want := "/problems/unknown_parameter"
+			if slices.Contains(names, name) {
+				want = "/problems/invalid_parameter" // it may not be empty
+			}
+			if _, told := c.ask(http.MethodGet, at+"?"+name+"=", ""); told["type"] != want {
+				t.Errorf("%s with an empty %s: got %v, want %s", at, name, told, want)
+			}
+		}
+	}
+}
+
 // client checks all it sends and gets against the document.
 type client struct {
 	*world
@@ -355,6 +391,7 @@ func TestWhatTheServerSaysFitsTheDocument(t *testing.T) {
 	for _, path := range []string{
 		"/v1/skus/tea:1", "/v1/inventory/tea:1", "/v1/accounts/123456", "/v1/accounts/123456/entries?limit=2",
 		at, "/v1/orders/" + cancelled, "/v1/orders/" + refunded, "/v1/buyers/123456/orders?limit=2", "/v1/buyers/123456/orders?status=cancelled",
+		"/v1/buyers/123456/orders?scope=all", "/v1/buyers/123456/orders?scope=recent", "/v1/sellers/s1/orders?scope=archive&limit=1",
 		"/v1/sellers/s1/orders?q=%E7%BB%BF%E8%8C%B6", "/v1/sellers/s1/summary", "/v1/sellers/s1/summary?interval=month", "/v1/sellers/none/summary?interval=day",
 		"/healthz", "/readyz", "/v1/openapi.json",
 	} {
@@ -369,7 +406,7 @@ func TestWhatTheServerSaysFitsTheDocument(t *testing.T) {
 	for path, status := range map[string]int{
 		"/v1/skus/none": 404, "/v1/inventory/none": 404, "/v1/accounts/none": 404, "/v1/accounts/none/entries": 404, "/v1/orders/0598392000000123456": 404,
 		"/v1/skus/a%20b": 400, "/v1/orders/1": 400, "/v1/buyers/1/orders?limit=0": 400, "/v1/sellers/1/orders?x=1": 400, "/v1/sellers/1/summary?interval=x": 400,
-		"/v1/buyers/1/orders?cursor=x": 400, "/v1/accounts/1/entries?cursor=x": 400,
+		"/v1/buyers/1/orders?cursor=x": 400, "/v1/sellers/1/orders?scope=hot": 400, "/v1/accounts/1/entries?cursor=x": 400,
 	} {
 		must(status, "GET", path, ``)
 	}

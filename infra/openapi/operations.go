@@ -21,6 +21,12 @@ func text(pattern string, most int) object {
 
 func oneOf(words ...string) object { return object{"type": "string", "enum": words} }
 
+func oneOfDefault(otherwise string, words ...string) object {
+	s := oneOf(words...)
+	s["default"] = otherwise
+	return s
+}
+
 var pathParameters = map[string]object{
 	"sku":        {"$ref": "#/components/schemas/SKU"},
 	"order_id":   {"$ref": "#/components/schemas/OrderID"},
@@ -36,6 +42,7 @@ var queryParameters = map[string]parameter{
 	"from":       {"Placed at this time or later: RFC 3339, a date standing for its midnight in UTC.", text("", 0)},
 	"to":         {"Placed before this time.", text("", 0)},
 	"q":          {"Every word of it in titles, SKUs or the id. Chinese is found without spaces.", text("", 200)},
+	"scope":      {"Only what is at hand (`recent`, the quick one), only what was archived long after it was closed (`archive`), or all.", oneOfDefault("all", "recent", "archive", "all")},
 	"limit":      {"At most so many items.", object{"type": "integer", "minimum": 1, "maximum": 100, "default": 20}},
 	"cursor":     {"`next_cursor` of the page before, of the same query.", text("", 0)},
 	"interval":   {"Also sums by interval, in UTC. Intervals without orders are left out.", oneOf("day", "month")},
@@ -104,7 +111,7 @@ func checkoutOperations() []operation {
 			slugs: []string{
 				"400" + badKey + badHead + badBody + " invalid_id invalid_sku invalid_order_id invalid_quantity invalid_amount unknown_currency wrong_item_count invalid_address wrong_bucket bad_order_id amount_overflow too_many_lines too_many_sellers too_large quantity_overflow",
 				"404 unknown_sku",
-				"409 out_of_stock price_changed not_on_sale order_exists order_id_expired in_progress conflict attempt_abandoned hold_open hold_closed hold_committed hold_differs",
+				"409 out_of_stock price_changed not_on_sale order_exists order_id_expired in_progress conflict attempt_abandoned hold_open hold_closed hold_committed hold_differs buyer_erased",
 				stale, tooLarge, notJSON, reused + " wrong_currency mixed_currencies",
 			},
 		},
@@ -165,7 +172,7 @@ func parcelOperations() []operation {
 
 func orderOperations() []operation {
 	address := onOrder("put", "/address", "changeAddress", "Send an order elsewhere, until something is packed", "Address", false, 200,
-		" already_packed already_shipped already_completed order_cancelled order_refunded", "")
+		" already_packed already_shipped already_completed order_cancelled order_refunded buyer_erased", "")
 	address.slugs[0] += " invalid_address"
 	complete := onOrder("post", "/complete", "complete", "The buyer's word that all is well", "Completion", true, 200,
 		" not_paid not_shipped order_cancelled order_refunded", "")
@@ -177,7 +184,7 @@ func orderOperations() []operation {
 	refund.details = "Without lines it gives back all that is left."
 	refund.slugs[0] += " invalid_amount unknown_currency wrong_item_count line_twice empty_refund_line"
 	refund.slugs[1] += " unknown_line"
-	filters := []string{"status", "fulfilment", "from", "to", "q", "limit", "cursor"}
+	filters := []string{"status", "fulfilment", "from", "to", "q", "scope", "limit", "cursor"}
 	list := func(path, id, summary string) operation {
 		return operation{
 			method: "get", path: path, id: id, tag: "orders", summary: summary, query: filters,

@@ -1,10 +1,13 @@
 package pebblekv
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -13,12 +16,15 @@ import (
 	"cartwright/projections"
 )
 
+// An indexer appends a document's index key, or nothing if it is in no list.
+type indexer[V any] func(key []byte, doc projections.Doc[V]) []byte
+
 // A Generation is one whole copy of a view. Its methods may be called concurrently.
 type Generation[V any] struct {
 	db     *DB
 	view   string
 	number int
-	index  func(projections.Doc[V]) []byte // nil where there is no index
+	index  indexer[V] // nil where there is no index
 
 	docs, keys, park []byte // the tables
 
@@ -52,7 +58,7 @@ func (g *Generation[V]) end() {
 	g.dropped = true
 }
 
-func newGeneration[V any](db *DB, view string, number int, index func(projections.Doc[V]) []byte) *Generation[V] {
+func newGeneration[V any](db *DB, view string, number int, index indexer[V]) *Generation[V] {
 	return &Generation[V]{
 		db: db, view: view, number: number, index: index,
 		docs: table(tableDocs, view, number), keys: table(tableKeys, view, number), park: table(tablePark, view, number),
@@ -84,31 +90,65 @@ func (g *Generation[V]) Revisions(ctx context.Context, streams []string) (map[st
 	return revisions, err
 }
 
-// each calls f with what is stored of each stream; f must not keep the value.
+// each calls f with what is stored of those streams that have something; f must
+// not keep the value.
 func (g *Generation[V]) each(ctx context.Context, streams []string, f func(stream string, value []byte) error) error {
 	if err := g.hold(ctx); err != nil {
 		return fmt.Errorf("get %d documents of %s: %w", len(streams), g.view, err)
 	}
 	defer g.use.RUnlock()
-	for _, stream := range streams {
-		if err := g.one(stream, f); err != nil {
-			return fmt.Errorf("get %s from %s: %w", stream, g.view, err)
-		}
-	}
-	return nil
+	return wrap(g.lookUp(ctx, streams, f), "get %d documents of %s", len(streams), g.view)
 }
 
-func (g *Generation[V]) one(stream string, f func(stream string, value []byte) error) error {
-	value, closer, err := g.db.kv.Get(under(g.docs, []byte(stream)))
+func (g *Generation[V]) lookUp(ctx context.Context, streams []string, f func(stream string, value []byte) error) error {
+	s, err := g.seek(ctx)
 	if err != nil {
-		return ignoreNotFound(err)
-	}
-	if err := f(stream, value); err != nil {
-		_ = closer.Close() // the value's trouble is the one to tell
 		return err
 	}
-	return closer.Close()
+	for _, stream := range slices.Sorted(slices.Values(streams)) {
+		value, found, again := s.find(stream)
+		if err = again; err == nil && found {
+			err = f(stream, value)
+		}
+		if err != nil {
+			err = fmt.Errorf("%s: %w", stream, err)
+			break
+		}
+	}
+	return errors.Join(err, s.close())
 }
+
+// A seeker looks streams up, quickest in their order.
+type seeker struct {
+	it  *pebble.Iterator
+	key []byte // the table, and room for a stream
+	n   int    // of it, the table
+}
+
+// seek opens a seeker. It asks the filters of the lowest level, too, which Pebble
+// leaves out where it is not told: most of what is asked for is new, and the
+// lowest level has nearly everything there is.
+func (g *Generation[V]) seek(ctx context.Context) (*seeker, error) {
+	it, err := g.db.kv.NewIterWithContext(ctx, &pebble.IterOptions{
+		LowerBound: g.docs, UpperBound: end(g.docs), UseL6Filters: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &seeker{it: it, key: slices.Clone(g.docs), n: len(g.docs)}, nil
+}
+
+// find gives what stands until the next one is looked for.
+func (s *seeker) find(stream string) (value []byte, found bool, err error) {
+	s.key = append(s.key[:s.n], stream...)
+	if !s.it.SeekPrefixGE(s.key) {
+		return nil, false, s.it.Error()
+	}
+	value, err = s.it.ValueAndErr()
+	return value, err == nil, err
+}
+
+func (s *seeker) close() error { return s.it.Close() }
 
 func decodeDoc[V any](stream string, value []byte) (projections.Doc[V], error) {
 	doc := projections.Doc[V]{Stream: stream}
@@ -141,62 +181,98 @@ func (g *Generation[V]) put(ctx context.Context, docs []projections.Doc[V], repa
 	}
 	defer g.use.RUnlock()
 	docs = projections.Newest(docs)
-	values := make([][]byte, len(docs))
-	indexed := make([][]byte, len(docs))
-	for i, doc := range docs {
-		body, err := json.Marshal(doc.Body)
-		if err != nil {
-			return fmt.Errorf("encode %s for %s: %w", doc.Stream, g.view, err)
-		}
-		if g.index != nil {
-			indexed[i] = g.index(doc)
-		}
-		values[i] = encode(doc.Revision, indexed[i], body)
+	slices.SortFunc(docs, func(a, b projections.Doc[V]) int { return strings.Compare(a.Stream, b.Stream) })
+	buffer := g.db.buffer()
+	defer g.db.buffers.Put(buffer)
+	rows, err := g.encode(docs, buffer)
+	if err != nil {
+		return err
 	}
 	g.writing.Lock()
 	defer g.writing.Unlock()
-	batch := g.db.kv.NewBatchWithSize(size(values))
-	for i, doc := range docs {
-		if err := g.replace(batch, doc.Stream, doc.Revision, indexed[i], values[i], repair); err != nil {
-			_ = batch.Close() // nothing of it was written
-			return fmt.Errorf("put %s into %s: %w", doc.Stream, g.view, err)
-		}
-	}
-	if err := batch.Commit(pebble.NoSync); err != nil {
+	batch := g.db.kv.NewBatchWithSize(buffer.Len() + 192*len(rows)) // with keys
+	if err := g.replace(ctx, batch, rows, repair); err != nil {
+		_ = batch.Close() // nothing of it was written
 		return fmt.Errorf("put %d documents of %s: %w", len(docs), g.view, err)
 	}
-	return nil
+	return wrap(batch.Commit(pebble.NoSync), "put %d documents of %s", len(docs), g.view)
 }
 
-func size(values [][]byte) int {
-	sum := 0
-	for _, v := range values {
-		sum += len(v) + 128
-	}
-	return sum
+// A row is a document as it is stored. Index and value are parts of a buffer.
+type row struct {
+	stream       string
+	revision     event.Revision
+	index, value []byte
 }
 
-// replace puts a document and its index entry in the place of an older one.
-func (g *Generation[V]) replace(
-	batch *pebble.Batch, stream string, at event.Revision, index, value []byte, repair bool,
-) error {
-	newer := true
-	err := g.one(stream, func(_ string, old []byte) error {
-		have, was, _, err := decode(old)
-		if newer = at > have || repair && at == have; err != nil || !newer || len(was) == 0 {
-			return err
+// encode writes documents one behind the other into a buffer.
+func (g *Generation[V]) encode(docs []projections.Doc[V], to *bytes.Buffer) ([]row, error) {
+	rows, ends := make([]row, len(docs)), make([]int, len(docs))
+	body := json.NewEncoder(to)
+	var index []byte
+	for i, doc := range docs {
+		if g.index != nil {
+			index = g.index(index[:0], doc)
 		}
-		return batch.Delete(under(g.keys, was), nil)
-	})
-	if err != nil || !newer {
+		head(to, doc.Revision, index)
+		if err := body.Encode(doc.Body); err != nil {
+			return nil, fmt.Errorf("encode %s for %s: %w", doc.Stream, g.view, err)
+		}
+		to.Truncate(to.Len() - 1) // the line's end
+		ends[i] = to.Len()
+	}
+	all, from := to.Bytes(), 0 // which the buffer moves no more
+	for i, doc := range docs {
+		value := all[from:ends[i]]
+		_, was, _, err := decode(value)
+		if err != nil {
+			return nil, fmt.Errorf("encode %s for %s: %w", doc.Stream, g.view, err)
+		}
+		rows[i] = row{stream: doc.Stream, revision: doc.Revision, index: was, value: value}
+		from = ends[i]
+	}
+	return rows, nil
+}
+
+// replace puts rows and their index entries in the place of older ones.
+func (g *Generation[V]) replace(ctx context.Context, batch *pebble.Batch, rows []row, repair bool) error {
+	s, err := g.seek(ctx)
+	if err != nil {
 		return err
 	}
-	if len(index) > 0 {
-		if err := batch.Set(under(g.keys, index), []byte(stream), nil); err != nil {
+	for _, r := range rows {
+		if err = g.replaceOne(batch, s, r, repair); err != nil {
+			err = fmt.Errorf("%s: %w", r.stream, err)
+			break
+		}
+	}
+	return errors.Join(err, s.close())
+}
+
+func (g *Generation[V]) replaceOne(batch *pebble.Batch, s *seeker, r row, repair bool) error {
+	old, found, err := s.find(r.stream)
+	if err != nil {
+		return err
+	}
+	var was []byte // the entry of the document that stands
+	if found {
+		have, entry, _, err := decode(old)
+		if err != nil || r.revision < have || r.revision == have && !repair {
+			return err
+		}
+		was = entry
+	}
+	if len(was) > 0 && !bytes.Equal(was, r.index) {
+		if err := batch.Delete(under(g.keys, was), nil); err != nil {
 			return err
 		}
 	}
-	return batch.Set(under(g.docs, []byte(stream)), value, nil)
+	if len(r.index) > 0 && (repair || !bytes.Equal(was, r.index)) {
+		if err := batch.Set(under(g.keys, r.index), []byte(r.stream), nil); err != nil {
+			return err
+		}
+	}
+	return batch.Set(s.key, r.value, nil)
 }
 
 // Count is how many documents there are.
@@ -300,6 +376,9 @@ func (g *Generation[V]) parkOne(batch *pebble.Batch, record projections.Parked) 
 	before, found, err := g.parked(record.Stream)
 	if err != nil || found && !record.Supersedes(before) {
 		return err
+	}
+	if found {
+		record = record.Onto(before)
 	}
 	raw, err := json.Marshal(record)
 	if err != nil {

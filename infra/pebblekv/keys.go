@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"cartwright/domain/event"
@@ -20,9 +21,7 @@ func table(kind byte, view string, generation int) []byte {
 	return binary.BigEndian.AppendUint32(key, uint32(generation)) //nolint:gosec // generations are counted from 1
 }
 
-func under(prefix []byte, rest ...[]byte) []byte {
-	return append(bytes.Clone(prefix), bytes.Join(rest, nil)...)
-}
+func under(prefix, rest []byte) []byte { return slices.Concat(prefix, rest) }
 
 // end is the first key behind all that begin with a prefix.
 func end(prefix []byte) []byte {
@@ -36,12 +35,12 @@ func end(prefix []byte) []byte {
 }
 
 // A stored document is its revision, its index key with its length, and JSON.
-func encode(at event.Revision, index, body []byte) []byte {
-	value := make([]byte, 0, 8+binary.MaxVarintLen32+len(index)+len(body))
-	value = binary.BigEndian.AppendUint64(value, uint64(at))
-	value = binary.AppendUvarint(value, uint64(len(index)))
-	value = append(value, index...)
-	return append(value, body...)
+// head writes what stands before the JSON.
+func head(to *bytes.Buffer, at event.Revision, index []byte) {
+	space := to.AvailableBuffer()
+	space = binary.BigEndian.AppendUint64(space, uint64(at))
+	space = binary.AppendUvarint(space, uint64(len(index)))
+	to.Write(append(space, index...))
 }
 
 var errShort = errors.New("a stored document is cut short")
@@ -59,9 +58,9 @@ func decode(value []byte) (at event.Revision, index, body []byte, err error) {
 	return event.Revision(binary.BigEndian.Uint64(value)), rest[:n], rest[n:], nil
 }
 
-// instant writes a time so that bytes sort as times do.
-func instant(t time.Time) []byte {
-	return binary.BigEndian.AppendUint64(nil, uint64(t.UnixMicro())^1<<63)
+// appendInstant writes a time so that bytes sort as times do.
+func appendInstant(to []byte, t time.Time) []byte {
+	return binary.BigEndian.AppendUint64(to, uint64(t.UnixMicro())^1<<63)
 }
 
 func readInstant(b []byte) (time.Time, error) {

@@ -1,6 +1,7 @@
 package pebblekv
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -24,22 +25,22 @@ func NewBuyers(db *DB) (*Buyers, error) {
 }
 
 // buyerKey sorts a buyer's orders by when they were placed, then by id.
-func buyerKey(doc projections.Doc[projections.Order]) []byte {
+func buyerKey(key []byte, doc projections.Doc[projections.Order]) []byte {
 	f, placed := doc.Body.Facts()
 	if !placed {
-		return nil
+		return key
 	}
-	return placedKey(f.Buyer, f.PlacedAt, f.ID)
+	return appendPlaced(key, f.Buyer, f.PlacedAt, f.ID)
 }
 
-func placedKey(buyer string, at time.Time, id string) []byte {
-	return under(buyerPrefix(buyer), instant(at), []byte(id))
+func appendPlaced(key []byte, buyer string, at time.Time, id string) []byte {
+	return append(appendInstant(appendBuyer(key, buyer), at), id...)
 }
 
-// buyerPrefix has the id's length in front, so that no buyer's is the beginning
+// appendBuyer has the id's length in front, so that no buyer's is the beginning
 // of another's.
-func buyerPrefix(buyer string) []byte {
-	return append(binary.AppendUvarint(nil, uint64(len(buyer))), buyer...)
+func appendBuyer(key []byte, buyer string) []byte {
+	return append(binary.AppendUvarint(key, uint64(len(buyer))), buyer...)
 }
 
 // Newest gives a buyer's orders, newest first, behind a cursor if there is one.
@@ -59,10 +60,10 @@ func newest(
 	defer g.use.RUnlock()
 	snapshot := g.db.kv.NewSnapshot() // the index and the documents must be of one moment
 	defer func() { _ = snapshot.Close() }()
-	prefix := under(g.keys, buyerPrefix(buyer))
+	prefix := appendBuyer(bytes.Clone(g.keys), buyer)
 	bounds := &pebble.IterOptions{LowerBound: prefix, UpperBound: end(prefix)}
 	if after != nil {
-		bounds.UpperBound = under(g.keys, placedKey(buyer, after.At, after.ID))
+		bounds.UpperBound = appendPlaced(bytes.Clone(g.keys), buyer, after.At, after.ID)
 	}
 	it, err := snapshot.NewIterWithContext(ctx, bounds)
 	if err != nil {
@@ -111,11 +112,11 @@ func NewDeadlines(db *DB) (*Deadlines, error) {
 	return &Deadlines{v}, nil
 }
 
-func dueKey(doc projections.Doc[projections.Timer]) []byte {
+func dueKey(key []byte, doc projections.Doc[projections.Timer]) []byte {
 	if doc.Body.Due.IsZero() {
-		return nil
+		return key
 	}
-	return under(instant(doc.Body.Due), []byte(doc.Stream))
+	return append(appendInstant(key, doc.Body.Due), doc.Stream...)
 }
 
 // Due gives the first deadlines that are over at now, by when they were due.
@@ -141,7 +142,7 @@ func dueAfter(
 	due := make([]projections.Deadline, 0, min(limit, 1024))
 	var from []byte
 	if !after.Due.IsZero() {
-		from = append(under(instant(after.Due), []byte(after.Stream)), 0)
+		from = append(append(appendInstant(nil, after.Due), after.Stream...), 0)
 	}
 	err := g.walk(ctx, g.keys, from, func(key, stream []byte) (bool, error) {
 		at, err := readInstant(key)

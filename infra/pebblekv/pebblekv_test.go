@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"go.uber.org/goleak"
 
+	"cartwright/domain/event"
 	"cartwright/infra/pebblekv"
 	"cartwright/infra/viewtest"
 	"cartwright/projections"
@@ -48,31 +49,48 @@ func store[V any](tb testing.TB, db *pebblekv.DB, v *pebblekv.Views[V], err erro
 	return viewtest.Store[V]{
 		Reader: v, Generations: v, Close: db.Close, Sync: db.Sync,
 		Live: func() viewtest.Generation[V] { return v.Live() },
-		Previous: func() viewtest.Generation[V] {
-			if g := v.Previous(); g != nil {
-				return g
-			}
-			return nil
-		},
 	}
 }
 
+// A suite is all that any view must do.
+func suite[V any](
+	t *testing.T, view func(*pebblekv.DB) (*pebblekv.Views[V], error), sample func(int, event.Revision, string) projections.Doc[V],
+) {
+	t.Helper()
+	opens := func(t *testing.T, dir string) viewtest.Store[V] {
+		t.Helper()
+		db := open(t, dir)
+		v, err := view(db)
+		return store(t, db, v, err)
+	}
+	viewtest.Run(t, opens, sample)
+	viewtest.Resume(t, opens, sample)
+}
+
+func plainView(db *pebblekv.DB) (*pebblekv.Views[projections.Account], error) {
+	return pebblekv.NewViews[projections.Account](db, "plain")
+}
+
+func buyersView(db *pebblekv.DB) (*pebblekv.Views[projections.Order], error) {
+	b, err := pebblekv.NewBuyers(db)
+	if err != nil {
+		return nil, err
+	}
+	return b.Views, nil
+}
+
+func deadlinesView(db *pebblekv.DB) (*pebblekv.Views[projections.Timer], error) {
+	d, err := pebblekv.NewDeadlines(db)
+	if err != nil {
+		return nil, err
+	}
+	return d.Views, nil
+}
+
 func TestConformance(t *testing.T) {
-	t.Run("plain", func(t *testing.T) {
-		viewtest.Run(t, func(t *testing.T, dir string) viewtest.Store[projections.Account] {
-			t.Helper()
-			db := open(t, dir)
-			v, err := pebblekv.NewViews[projections.Account](db, "plain")
-			return store(t, db, v, err)
-		}, viewtest.SampleAccount)
-	})
+	t.Run("plain", func(t *testing.T) { suite(t, plainView, viewtest.SampleAccount) })
 	t.Run("buyers", func(t *testing.T) {
-		viewtest.Run(t, func(t *testing.T, dir string) viewtest.Store[projections.Order] {
-			t.Helper()
-			db := open(t, dir)
-			b, err := pebblekv.NewBuyers(db)
-			return store(t, db, b.Views, err)
-		}, viewtest.SampleOrder)
+		suite(t, buyersView, viewtest.SampleOrder)
 		viewtest.RunBuyers(t, func(t *testing.T) viewtest.Buyers {
 			t.Helper()
 			b, err := pebblekv.NewBuyers(opened(t))
@@ -83,12 +101,7 @@ func TestConformance(t *testing.T) {
 		})
 	})
 	t.Run("deadlines", func(t *testing.T) {
-		viewtest.Run(t, func(t *testing.T, dir string) viewtest.Store[projections.Timer] {
-			t.Helper()
-			db := open(t, dir)
-			d, err := pebblekv.NewDeadlines(db)
-			return store(t, db, d.Views, err)
-		}, viewtest.SampleTimer)
+		suite(t, deadlinesView, viewtest.SampleTimer)
 		viewtest.RunDeadlines(t, func(t *testing.T) viewtest.Deadlines {
 			t.Helper()
 			d, err := pebblekv.NewDeadlines(opened(t))
@@ -107,6 +120,16 @@ func BenchmarkPut(b *testing.B) {
 			b.Fatal(err)
 		}
 		viewtest.BenchmarkPut(b, v.Live())
+	})
+}
+
+func BenchmarkBuild(b *testing.B) {
+	b.Run("docs=200000", func(b *testing.B) {
+		v, err := pebblekv.NewBuyers(opened(b))
+		if err != nil {
+			b.Fatal(err)
+		}
+		viewtest.BenchmarkBuild(b, v, 200_000)
 	})
 }
 
@@ -139,8 +162,8 @@ func TestAKilledProcessLeavesWholeBatches(t *testing.T) {
 	viewtest.RunKilled(t, func(t *testing.T, dir string) viewtest.Store[projections.Order] {
 		t.Helper()
 		db := open(t, dir)
-		b, err := pebblekv.NewBuyers(db)
-		return store(t, db, b.Views, err)
+		v, err := buyersView(db)
+		return store(t, db, v, err)
 	}, viewtest.SampleOrder)
 }
 

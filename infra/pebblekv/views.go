@@ -19,7 +19,7 @@ import (
 type Views[V any] struct {
 	db    *DB
 	name  string
-	index func(projections.Doc[V]) []byte
+	index indexer[V]
 
 	live atomic.Pointer[Generation[V]]
 
@@ -29,12 +29,12 @@ type Views[V any] struct {
 }
 
 // NewViews opens a view, with an empty live generation if it is new.
-// Generations that were being built when the process ended are dropped.
+// Of the generations that were being built when the process ended, the one that
+// was marked last waits for whoever goes on with it; the others are dropped.
 func NewViews[V any](db *DB, name string) (*Views[V], error) { return newViews[V](db, name, nil) }
 
-// newViews makes a view whose documents are also found by index, which gives a
-// document's key, or nil if it is in no list.
-func newViews[V any](db *DB, name string, index func(projections.Doc[V]) []byte) (*Views[V], error) {
+// newViews makes a view whose documents are also found by index.
+func newViews[V any](db *DB, name string, index indexer[V]) (*Views[V], error) {
 	v := &Views[V]{db: db, name: name, index: index, open: map[int]*Generation[V]{}}
 	raw, found, err := db.get(v.lineageKey())
 	if err != nil {
@@ -110,14 +110,16 @@ func (v *Views[V]) write(kept projections.Lineage, dead ...int) error {
 // Live is the generation that readers see now.
 func (v *Views[V]) Live() *Generation[V] { return v.live.Load() }
 
-// Previous is the generation that was live before, or nil.
-func (v *Views[V]) Previous() *Generation[V] {
+// Kept are the generations that were live before, newest first.
+func (v *Views[V]) Kept() []projections.Generation[V] {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.kept.Previous == 0 {
-		return nil
+	numbers := v.kept.Kept()
+	kept := make([]projections.Generation[V], len(numbers))
+	for i, number := range numbers {
+		kept[i] = v.generation(number)
 	}
-	return v.generation(v.kept.Previous)
+	return kept
 }
 
 // Build opens a new, empty generation that nobody sees.
@@ -135,16 +137,51 @@ func (v *Views[V]) Build(ctx context.Context) (projections.Generation[V], error)
 	return v.generation(next.Last), nil
 }
 
+// Mark writes down that everything up to a checkpoint is in a generation that is
+// being built, and sees it to the disk: the mark stands in the same log behind
+// all that was put before, so no mark is found without it.
+func (v *Views[V]) Mark(ctx context.Context, number int, at projections.Checkpoint) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("mark generation %d of %s: %w", number, v.name, err)
+	}
+	next, err := v.kept.Mark(number, at)
+	if err != nil {
+		return fmt.Errorf("mark %s: %w", v.name, err)
+	}
+	if err := v.write(next); err != nil {
+		return fmt.Errorf("mark generation %d of %s: %w", number, v.name, err)
+	}
+	v.kept = next
+	return nil
+}
+
+// Unfinished gives the generation that was left with a mark, if there is one. The
+// folder is this process's, so nobody else builds it.
+func (v *Views[V]) Unfinished(ctx context.Context) (g projections.Generation[V], at projections.Checkpoint, found bool, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, at, false, fmt.Errorf("look for what is unfinished of %s: %w", v.name, err)
+	}
+	number := v.kept.Unfinished()
+	if number == 0 {
+		return nil, at, false, nil
+	}
+	return v.generation(number), v.kept.Marks[number], true, nil
+}
+
 // Switch makes a generation the live one in one step. The one that was live is
-// kept; the one kept before it is dropped, once those who still read it are
-// done. Others that are being built go on.
-func (v *Views[V]) Switch(ctx context.Context, number int) error {
+// kept, with as many older ones as make up keep; others are dropped, once those
+// who still read them are done. What is being built goes on.
+func (v *Views[V]) Switch(ctx context.Context, number, keep int) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("switch %s: %w", v.name, err)
 	}
-	next, dead, err := v.kept.Turn(number)
+	next, dead, err := v.kept.Turn(number, keep)
 	if err != nil {
 		return fmt.Errorf("switch %s: %w", v.name, err)
 	}
@@ -189,13 +226,6 @@ func (v *Views[V]) Revisions(ctx context.Context, streams []string) (map[string]
 // Parked gives those of some streams that are parked in the live generation.
 func (v *Views[V]) Parked(ctx context.Context, streams []string) (map[string]projections.Parked, error) {
 	return reading(v, func(g *Generation[V]) (map[string]projections.Parked, error) { return g.Parked(ctx, streams) })
-}
-
-func ignoreNotFound(err error) error {
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil
-	}
-	return err
 }
 
 // wrap says where an error happened, if there is one.

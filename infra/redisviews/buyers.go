@@ -19,7 +19,9 @@ import (
 
 // An Index has the truth behind the cache: what was put into it before it was
 // asked is in its answers, whoever put it; in lists after some time at the
-// latest. Its methods may be called concurrently.
+// latest. Where it has tiers, it answers for all of them, and what moves from one
+// to another is in every answer meanwhile, once. Its methods may be called
+// concurrently.
 type Index interface {
 	Get(ctx context.Context, streams []string) (map[string]projections.Doc[projections.Order], error)
 	Revisions(ctx context.Context, streams []string) (map[string]event.Revision, error)
@@ -35,8 +37,9 @@ type BuyersConfig struct {
 	// they never are. Lists read so soon after are not kept.
 	Lag time.Duration
 
-	// Stored gives the revisions of the index's documents, in its lists or not. It
-	// is asked for new documents once a batch. Nil is Index.Revisions.
+	// Stored gives the revisions of the index's documents, in its lists or not, in
+	// whichever tier. It is asked for new documents once a batch. Nil is
+	// Index.Revisions.
 	Stored func(ctx context.Context, streams []string) (map[string]event.Revision, error)
 
 	Newest int           // how many orders of a buyer are listed here; 200 if 0

@@ -43,11 +43,5 @@ func store(t *testing.T, cfg redisviews.Config) viewtest.Store[projections.Order
 		Reader: b, Generations: b,
 		Close: func() error { return errors.Join(b.Close(), db.Close()) },
 		Live:  func() viewtest.Generation[projections.Order] { return b.Live() },
-		Previous: func() viewtest.Generation[projections.Order] {
-			if g := b.Previous(); g != nil {
-				return g
-			}
-			return nil
-		},
 	}
 }

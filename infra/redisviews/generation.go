@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ import (
 type Generation struct {
 	b      *Buyers
 	number int
+	epoch  string // what it is of, since numbers may come again when Redis has forgotten
 	lives  atomic.Bool
 
 	walking sync.Mutex // guards what follows
@@ -39,31 +41,47 @@ func (b *Buyers) Live() *Generation {
 	return g
 }
 
-// Previous is the generation that was live before, or nil.
-func (b *Buyers) Previous() *Generation {
+// Kept are the generations that were live before, newest first, as far as this
+// process has heard.
+func (b *Buyers) Kept() []projections.Generation[projections.Order] {
 	l := b.seen.Load()
-	if l == nil || l.Previous == 0 {
+	if l == nil {
 		return nil
 	}
-	return &Generation{b: b, number: l.Previous}
+	kept := make([]projections.Generation[projections.Order], 0, 1+len(l.Older))
+	for _, number := range l.Kept() {
+		kept = append(kept, &Generation{b: b, number: number, epoch: l.Epoch})
+	}
+	return kept
 }
 
 // builds are the generations that a process has under construction.
 type builds struct {
-	mu      sync.Mutex
-	numbers []int
+	mu     sync.Mutex
+	epochs map[int]string // by number
 }
 
-func (u *builds) add(number int) {
+func (u *builds) add(number int, epoch string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.numbers = append(u.numbers, number)
+	if u.epochs == nil {
+		u.epochs = map[int]string{}
+	}
+	u.epochs[number] = epoch
 }
 
-func (u *builds) all() []int {
+func (u *builds) all() map[int]string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return slices.Clone(u.numbers)
+	return maps.Clone(u.epochs)
+}
+
+// lost tells of a generation that was forgotten, with whatever else Redis had.
+func (u *builds) lost(number int, l lineage) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	epoch, mine := u.epochs[number]
+	return mine && epoch != l.Epoch
 }
 
 // Build opens a new, empty generation that nobody sees. From now on everybody
@@ -81,15 +99,19 @@ func (b *Buyers) Build(ctx context.Context) (projections.Generation[projections.
 	if err != nil {
 		return nil, fmt.Errorf("build buyers: %w", err)
 	}
-	b.builds.add(l.Last)
-	return &Generation{b: b, number: l.Last}, nil
+	b.builds.add(l.Last, l.Epoch)
+	return &Generation{b: b, number: l.Last, epoch: l.Epoch}, nil
 }
 
 // Switch makes a generation the live one in one step. The one that was live is
-// kept, the one kept before it is dropped.
-func (b *Buyers) Switch(ctx context.Context, number int) error {
+// kept, with as many older ones as make up keep; others are dropped, even those
+// that are being brought up to date again.
+func (b *Buyers) Switch(ctx context.Context, number, keep int) error {
 	_, err := b.change(ctx, func(l lineage) (lineage, error) {
-		next, dead, err := l.Turn(number)
+		if b.builds.lost(number, l) {
+			return l, errDropped
+		}
+		next, dead, err := l.Turn(number, keep)
 		next.Building = slices.DeleteFunc(slices.Clone(next.Building), func(n int) bool { return slices.Contains(dead, n) })
 		l.Lineage = next
 		return l, err
@@ -100,6 +122,9 @@ func (b *Buyers) Switch(ctx context.Context, number int) error {
 // Drop deletes a generation that is not live.
 func (b *Buyers) Drop(ctx context.Context, number int) error {
 	_, err := b.change(ctx, func(l lineage) (lineage, error) {
+		if b.builds.lost(number, l) {
+			return l, nil // which is no less gone
+		}
 		next, err := l.Forget(number)
 		l.Lineage = next
 		return l, err
@@ -118,7 +143,7 @@ func (g *Generation) Number() int {
 
 // follows tells whether the generation stands for the live one.
 func (g *Generation) follows(l *lineage) bool {
-	if g.number != 0 && g.number == l.Live {
+	if g.number != 0 && g.number == l.Live && g.epoch == l.Epoch {
 		g.lives.Store(true)
 	}
 	return g.lives.Load()
@@ -129,7 +154,7 @@ func (g *Generation) name(l *lineage) (string, error) {
 	switch {
 	case g.follows(l):
 		return l.name(l.Live), nil
-	case l.has(g.number):
+	case l.has(g.number) && g.epoch == l.Epoch:
 		return l.name(g.number), nil
 	}
 	return "", errDropped
@@ -307,6 +332,9 @@ func (b *Buyers) trust(ctx context.Context, put made) {
 func (b *Buyers) trustOne(
 	ctx context.Context, p redis.Pipeliner, l *lineage, d doubt, there event.Revision, parked map[string]projections.Parked,
 ) {
+	if there == 0 {
+		return // whoever put it here had put it there: the index can't see it now
+	}
 	record, generation := "?", l.name(l.Live)
 	if !d.known {
 		record = ""
@@ -370,8 +398,9 @@ func (g *Generation) Park(ctx context.Context, records []projections.Parked) err
 		}
 		for _, record := range records {
 			p.SAdd(ctx, g.b.hintKey(name), record.Stream)
+			dropped, rest := halves(record)
 			p.EvalSha(ctx, parkScript.Hash(), []string{g.b.docKey(name, record.Stream)},
-				uint64(record.Revision), record.Count, encodeParked(record), g.b.keep())
+				uint64(record.Revision), record.Count, dropped, rest, g.b.keep())
 		}
 	})
 	return wrap(err, "park %d streams of buyers", len(records))
@@ -408,7 +437,7 @@ func (g *Generation) write(ctx context.Context, owed []owing, send func(redis.Pi
 		}
 		err = b.pay(ctx)
 	} else {
-		err = b.revive(ctx, g.number)
+		err = g.revive(ctx)
 	}
 	if err == nil {
 		err = b.settled(ctx, func(l *lineage) error { return g.sendAll(ctx, l, send) })
@@ -432,26 +461,31 @@ func (g *Generation) sendAll(ctx context.Context, l *lineage, send func(redis.Pi
 	})
 }
 
-// revive lets everybody write to the previous generation again, before it is
-// brought up to date to be live once more.
-func (b *Buyers) revive(ctx context.Context, number int) error {
-	l, err := b.look(ctx)
-	if err != nil || l.Previous != number || slices.Contains(l.Building, number) {
+// revive lets everybody write again to a generation that was live before, before
+// it is brought up to date to be live once more.
+func (g *Generation) revive(ctx context.Context) error {
+	l, err := g.b.look(ctx)
+	if err != nil || !g.left(*l) {
 		return err
 	}
-	if err = b.enlist(ctx); err != nil {
+	if err = g.b.enlist(ctx); err != nil {
 		return err
 	}
-	_, err = b.change(ctx, func(l lineage) (lineage, error) {
-		if l.Previous == number && !slices.Contains(l.Building, number) {
-			l.Building = append(slices.Clone(l.Building), number)
+	_, err = g.b.change(ctx, func(l lineage) (lineage, error) {
+		if g.left(l) {
+			l.Building = append(slices.Clone(l.Building), g.number)
 		}
 		return l, nil
 	})
 	if err == nil {
-		b.builds.add(number)
+		g.b.builds.add(g.number, g.epoch)
 	}
 	return err
+}
+
+// left tells whether the generation was live before and is written to by nobody.
+func (g *Generation) left(l lineage) bool {
+	return g.epoch == l.Epoch && slices.Contains(l.Kept(), g.number) && !slices.Contains(l.Building, g.number)
 }
 
 // Count is how many documents there are.

@@ -117,8 +117,21 @@ func decode(stream string, fields []any) (doc projections.Doc[projections.Order]
 
 // encodeParked writes a record behind what a script needs of it.
 func encodeParked(record projections.Parked) string {
-	text, _ := json.Marshal(record) // it has nothing in it that can't be written
-	return fmt.Sprintf("%d %d %s", record.Revision, record.Count, text)
+	dropped, rest := halves(record)
+	return fmt.Sprintf("%d %d %s%s", record.Revision, record.Count, dropped, rest)
+}
+
+// halves are why a stream was given up, if it was, as "!", JSON and a new line,
+// and the rest of its record. JSON has no new line in it, so a script may take
+// the first half from one record to the next.
+func halves(record projections.Parked) (dropped, rest string) {
+	if record.Dropped != nil {
+		text, _ := json.Marshal(record.Dropped) // it has nothing in it that can't be written
+		dropped = "!" + string(text) + "\n"
+	}
+	record.Dropped = nil
+	text, _ := json.Marshal(record) // nor has this
+	return dropped, string(text)
 }
 
 // decodeParked reads a record; "" is known to be none.
@@ -127,6 +140,13 @@ func decodeParked(stream, text string) (record projections.Parked, is bool, err 
 		return record, false, nil
 	}
 	parts := strings.SplitN(text, " ", 3)
-	err = json.Unmarshal([]byte(parts[len(parts)-1]), &record)
+	rest := parts[len(parts)-1]
+	if dropped, behind, is := strings.Cut(rest, "\n"); is {
+		record.Dropped = &projections.Dropped{}
+		err, rest = json.Unmarshal([]byte(strings.TrimPrefix(dropped, "!")), record.Dropped), behind
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(rest), &record)
+	}
 	return record, err == nil, wrap(err, "decode the parking record of %s in buyers", stream)
 }

@@ -56,7 +56,12 @@ func (l lineage) name(number int) string { return fmt.Sprintf("%s.%d", l.Epoch, 
 
 // has tells whether there is a generation.
 func (l lineage) has(number int) bool {
-	return number == l.Live || number == l.Previous || slices.Contains(l.Building, number)
+	return slices.Contains(l.all(), number)
+}
+
+// all are the numbers of the generations there are.
+func (l lineage) all() []int {
+	return slices.Concat([]int{l.Live}, l.Kept(), l.Building)
 }
 
 // anew forgets all generations for a new, empty one. Its number is a time, so
@@ -243,7 +248,7 @@ func (b *Buyers) change(ctx context.Context, how func(lineage) (lineage, error))
 
 // lacks tells whether a generation is gone that there was.
 func (l lineage) lacks(was lineage) bool {
-	return slices.ContainsFunc(append([]int{was.Live, was.Previous}, was.Building...), func(n int) bool { return n != 0 && !l.has(n) })
+	return slices.ContainsFunc(was.all(), func(n int) bool { return !l.has(n) })
 }
 
 // renew forgets everything there is.

@@ -276,9 +276,9 @@ func TestAWriterThatDiedTakesTheCacheWithHim(t *testing.T) {
 		page, err := reader.Newest(t.Context(), "ann", 5, nil)
 		return err == nil && len(page.Items) == 2
 	})
-	if !died.said.has("without a goodbye") || !reader.said.has("a writer has died") {
-		t.Error("the logs do not say so")
-	}
+	eventually(t, "the logs say so", func() bool { // a moment after it is so
+		return died.said.has("without a goodbye") && reader.said.has("a writer has died")
+	})
 }
 
 func TestWhoStartsAfterADeathBeginsAnew(t *testing.T) {
@@ -442,7 +442,7 @@ func TestWhoEndsHisQuestionHearsThat(t *testing.T) {
 		"newest":    second(p.Newest(ctx, "ann", 5, nil)),
 		"put":       p.Live().Put(ctx, []doc{d}),
 		"unpark":    p.Live().Unpark(ctx, []string{d.Stream}),
-		"switch":    p.Switch(ctx, 1),
+		"switch":    p.Switch(ctx, 1, 1),
 		"count":     second(p.Live().Count(ctx)),
 	} {
 		if !errors.Is(err, context.Canceled) {

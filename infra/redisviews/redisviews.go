@@ -36,6 +36,21 @@
 // (TestAServerThatComesBackWithOlderDataIsTakenForFlushed). Connections tell a
 // strange server before they are used, so nothing is read from one.
 //
+// A cache that was lost needs no rebuild: it fills as it is read
+// (TestWhateverKeyIsDeletedItsLossHealsByItself). A rebuild only spares its first
+// readers the way to the index, so it is begun again rather than gone on with:
+// Buyers are no projections.Resumable. What is being built ends with its process,
+// and with whatever Redis forgets. Generations are told apart by the lineage they
+// are of, not by their numbers alone, so one that was forgotten is not taken for
+// the one that has its number now
+// (TestAFlushInTheMiddleOfARebuildEndsItAndNothingElse, TestABuildThatWasForgottenIsNotMadeLive).
+//
+// Lists have all of a buyer's orders, so the cache knows nothing of the index's
+// tiers and asks it for all of them. An order that is archived does not change,
+// and stays here. That the index does not have a document is neither a reason to
+// forget it nor one to trust what is here, since it may have lost sight of it
+// only for now (TestWhatTheIndexLosesSightOfIsNotTrusted).
+//
 // Redis that fails costs a writer nothing but memory: Put and Park answer well,
 // what could not be written is owed, and is paid, before anything else is
 // written, by deleting it here (TestWhatWasNotWrittenIsPaidWhenRedisIsBack,

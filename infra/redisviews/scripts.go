@@ -54,7 +54,8 @@ if not has[2] and not has[3] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return ARGV[1]`)
 
 	// KEYS document [list]; ARGV token revision body parked entry most keep. The
-	// list needs no token: that the order is in it is true at any time.
+	// list needs no token: that the order is in it is true at any time. A document
+	// that the index does not have, at revision 0, is left as it stands.
 	fillScript = redis.NewScript(luaTouch + luaFile + `
 local keep = tonumber(ARGV[7])
 if KEYS[2] then file(KEYS[2], ARGV[5], tonumber(ARGV[6]), keep, ARGV[1]) end
@@ -65,7 +66,7 @@ if at > 0 and (not have or at > have) then
 	have = at
 end
 redis.call('HSETNX', KEYS[1], 'p', ARGV[4])
-if have then
+if have and at > 0 then
 	redis.call('HDEL', KEYS[1], 't')
 	touch(KEYS[1], keep)
 elseif ARGV[4] ~= '' then
@@ -113,16 +114,17 @@ cut(KEYS[1], tonumber(ARGV[4]))
 touch(KEYS[1], tonumber(ARGV[5]))
 return 1`)
 
-	// KEYS document; ARGV revision count record keep brief. A record is its
-	// revision, its count and the rest. It is as projections.Parked.Supersedes says.
+	// KEYS document; ARGV revision count dropped rest keep. A record is its revision,
+	// its count and its halves. It is as projections.Parked.Supersedes and Onto say.
 	parkScript = redis.NewScript(luaTouch + `
-local has = redis.call('HMGET', KEYS[1], 'p', 'r')
-if has[1] then
-	local at, count = string.match(has[1], '^(%d+) (%d+) ')
-	if at == ARGV[1] and tonumber(ARGV[2]) <= tonumber(count) then return 0 end
+local was, dropped = redis.call('HGET', KEYS[1], 'p'), ARGV[3]
+local at, count, gone = string.match(was or '', '^(%d+) (%d+) (!?)')
+if at == ARGV[1] then
+	if tonumber(ARGV[2]) <= tonumber(count) and (dropped == '' or gone == '!') then return 0 end
+	if dropped == '' and gone == '!' then dropped = string.match(was, '^%d+ %d+ (![^\n]*\n)') end
 end
-redis.call('HSET', KEYS[1], 'p', ARGV[3])
-touch(KEYS[1], tonumber(ARGV[4]))
+redis.call('HSET', KEYS[1], 'p', ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. dropped .. ARGV[4])
+touch(KEYS[1], tonumber(ARGV[5]))
 return 1`)
 
 	// KEYS document; ARGV brief. It is known not to be parked, so that no answer of

@@ -47,8 +47,8 @@ func (b *Buyers) sweepSome(ctx context.Context, c *redis.Client, keys []string) 
 	if err != nil {
 		return err
 	}
-	kept := map[string]bool{l.name(l.Live): true, l.name(l.Previous): true}
-	for _, number := range l.Building {
+	kept := map[string]bool{}
+	for _, number := range l.all() {
 		kept[l.name(number)] = true
 	}
 	if err = b.db.client.PExpire(ctx, b.shared("sweeper"), sweepTime).Err(); err != nil {

@@ -181,6 +181,13 @@ func (x *index) put(some ...doc) {
 	}
 }
 
+// take loses sight of a document.
+func (x *index) take(stream string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.docs, stream)
+}
+
 func (x *index) park(record projections.Parked) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

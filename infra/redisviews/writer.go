@@ -275,7 +275,7 @@ func (b *Buyers) abandon(ctx context.Context) error {
 		return nil
 	}
 	_, err := b.change(ctx, func(l lineage) (lineage, error) {
-		l.Building = slices.DeleteFunc(slices.Clone(l.Building), func(n int) bool { return slices.Contains(mine, n) })
+		l.Building = slices.DeleteFunc(slices.Clone(l.Building), func(n int) bool { return mine[n] == l.Epoch })
 		return l, nil
 	})
 	return err

@@ -73,6 +73,20 @@ func Bookmark(ctx context.Context, m Marks, name string) (uint64, error) {
 	return b.position, nil
 }
 
+// Remember writes down a position under a name, for Bookmark to find, unless it
+// is there or further on. Others that follow the log mark their places so too.
+func Remember(ctx context.Context, m Marks, name string, position uint64) error {
+	for {
+		b, err := openBookmark(ctx, m, name)
+		if err != nil || b.position >= position {
+			return err
+		}
+		if err := b.move(ctx, position); !isConflict(err) {
+			return err
+		}
+	}
+}
+
 // move writes a position. event.ErrConflict says that somebody else has. After
 // any other error the outcome is unknown: the next move first makes the same
 // append again, which settles it, and may then not be at the position asked for.

@@ -112,6 +112,7 @@ type Status struct {
 	CaughtUp    bool          // the log was once seen to its end
 	Behind      time.Duration // the age of the oldest event that waits for the bus
 	Standby     bool          // another relay of this name is at work
+	Errors      uint64        // attempts that failed, since Run began
 	LastError   error         // nil if the last attempt of everything succeeded
 	LastErrorAt time.Time
 }
@@ -266,6 +267,7 @@ func (r *Relay) failed(err error) {
 	defer r.mu.Unlock()
 	last := r.status.LastError
 	r.status.LastError, r.status.LastErrorAt = err, time.Now()
+	r.status.Errors++
 	if last == nil || last.Error() != err.Error() {
 		r.Log.Warn("relay in trouble", "relay", r.Name, "error", err)
 	}

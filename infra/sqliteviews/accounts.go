@@ -15,7 +15,7 @@ import (
 type Accounts struct{ *Views[projections.Account] }
 
 var accountsShape = shape[projections.Account]{
-	create: createAccounts, drop: dropAccounts, key: accountKey, stream: accountStream, put: putAccounts,
+	create: createAccounts, tune: func(string, bool) []string { return nil }, drop: dropAccounts, key: accountKey, stream: accountStream, put: putAccounts,
 }
 
 func accountKey(stream string) (any, bool) {
@@ -37,13 +37,14 @@ func createAccounts(table string) []string {
 	}
 }
 
-func dropAccounts(table string) []string {
+func dropAccounts(table string, _ []int) []string {
 	return []string{`DROP TABLE ` + table, `DROP TABLE ` + table + `_entries`}
 }
 
 // putAccounts replaces documents and adds their entries. An entry that is there
 // stays: it can only be the same.
-func putAccounts(tx *txn, table string, docs []encoded[projections.Account], repair bool) error {
+func putAccounts(tx *txn, g *Generation[projections.Account], docs []encoded[projections.Account], repair bool) error {
+	table := g.table
 	stored, err := storedRevisions(tx, table, docs)
 	if err != nil {
 		return err

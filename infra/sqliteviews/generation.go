@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"cartwright/domain/event"
 	"cartwright/projections"
@@ -17,9 +19,19 @@ type Generation[V any] struct {
 	views  *Views[V]
 	number int
 	table  string
+	file   *file
+
+	tiers   atomic.Pointer[tiers] // changed on the writer's turn only
+	reaches map[int]*reach        // of the years, as far as they are known; used on the writer's turn only
 
 	use     sync.RWMutex // read while a method runs, written to drop the generation
 	dropped bool
+}
+
+func newGeneration[V any](v *Views[V], number int, f *file, t *tiers) *Generation[V] {
+	g := &Generation[V]{views: v, number: number, table: v.table(number), file: f}
+	g.tiers.Store(t)
+	return g
 }
 
 // errDropped tells who still uses a generation that it is gone. Readers of the
@@ -43,14 +55,27 @@ func (g *Generation[V]) end() {
 	g.dropped = true
 }
 
-// query reads some rows of the generation, whose tables can't go meanwhile.
-func (g *Generation[V]) query(ctx context.Context, scan func(*sql.Rows) error, text string, args ...any) error {
-	if err := g.hold(); err != nil {
-		return err
+// settle ends the time of being built: from here on everybody reads it.
+func (g *Generation[V]) settle(ctx context.Context) error {
+	if !g.file.write.bulk.Load() {
+		return nil
 	}
-	defer g.use.RUnlock()
-	rows, err := g.views.db.read.QueryContext(ctx, text, args...)
-	return eachRow(rows, err, scan)
+	return g.file.write.settle(ctx, func(tx *txn) error {
+		for _, table := range g.tables(g.tiers.Load().Years) {
+			if err := tx.each(g.views.shape.tune(table, false)...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// query reads some rows of the generation.
+func (g *Generation[V]) query(ctx context.Context, scan func(*sql.Rows) error, text string, args ...any) error {
+	_, err := glance(ctx, g, func(from moment) (none struct{}, err error) {
+		return none, ask(ctx, from, text, scan, args...)
+	})
+	return err
 }
 
 // Number names the generation.
@@ -58,13 +83,10 @@ func (g *Generation[V]) Number() int { return g.number }
 
 // Get gives the documents there are of some streams.
 func (g *Generation[V]) Get(ctx context.Context, streams []string) (map[string]projections.Doc[V], error) {
-	docs := make(map[string]projections.Doc[V], len(streams))
-	err := g.find(ctx, "doc", streams, func(rows *sql.Rows) error {
+	return find(ctx, g, "doc", streams, func(rows *sql.Rows) (projections.Doc[V], string, error) {
 		doc, err := g.scan(rows)
-		docs[doc.Stream] = doc
-		return err
+		return doc, doc.Stream, err
 	})
-	return docs, err
 }
 
 // scan reads a row of id, revision and doc, and what else it has.
@@ -85,19 +107,58 @@ func (g *Generation[V]) scan(rows *sql.Rows, more ...any) (projections.Doc[V], e
 
 // Revisions gives the revisions of the documents there are of some streams.
 func (g *Generation[V]) Revisions(ctx context.Context, streams []string) (map[string]event.Revision, error) {
-	revisions := make(map[string]event.Revision, len(streams))
-	err := g.find(ctx, "NULL", streams, func(rows *sql.Rows) error {
+	return find(ctx, g, "NULL", streams, func(rows *sql.Rows) (event.Revision, string, error) {
 		var id, none any
 		var at int64
 		err := rows.Scan(&id, &at, &none)
-		revisions[g.views.shape.stream(id)] = event.Revision(at) //nolint:gosec // as it was stored
-		return err
+		return event.Revision(at), g.views.shape.stream(id), err //nolint:gosec // as it was stored
 	})
-	return revisions, err
 }
 
-// find calls scan for the rows there are of some streams.
-func (g *Generation[V]) find(ctx context.Context, column string, streams []string, scan func(*sql.Rows) error) error {
+// find gives what scan makes of the rows there are of some streams. What is not
+// at hand is looked for in the archive.
+func find[V, T any](
+	ctx context.Context, g *Generation[V], column string, streams []string, scan func(*sql.Rows) (found T, stream string, err error),
+) (map[string]T, error) {
+	found, err := look(ctx, g, func(from moment, years []int) (map[string]T, error) {
+		got := make(map[string]T, len(streams))
+		take := func(rows *sql.Rows) error {
+			one, stream, err := scan(rows)
+			got[stream] = one
+			return err
+		}
+		tables := []string{g.table}
+		for left := streams; len(left) > 0 && len(tables) > 0; left = missing(left, got) {
+			list, err := g.keys(left)
+			if err != nil {
+				return nil, err
+			}
+			text := union(tables, "SELECT id, revision, "+column+" FROM ", " WHERE id IN (SELECT value FROM json_each(?1))")
+			if err := ask(ctx, from, text, take, list); err != nil {
+				return nil, err
+			}
+			tables, years = archives(g.table, years), nil
+		}
+		return got, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("get %d documents of %s: %w", len(streams), g.views.name, err)
+	}
+	return found, nil
+}
+
+func missing[T any](streams []string, got map[string]T) []string {
+	var left []string
+	for _, stream := range streams {
+		if _, ok := got[stream]; !ok {
+			left = append(left, stream)
+		}
+	}
+	return left
+}
+
+// keys lists the rows that streams have, for json_each.
+func (g *Generation[V]) keys(streams []string) (string, error) {
 	ids := make([]any, 0, len(streams))
 	for _, stream := range streams {
 		if id, ok := g.views.shape.key(stream); ok {
@@ -105,15 +166,7 @@ func (g *Generation[V]) find(ctx context.Context, column string, streams []strin
 		}
 	}
 	list, err := json.Marshal(ids)
-	if err != nil {
-		return fmt.Errorf("get %d documents of %s: %w", len(streams), g.views.name, err)
-	}
-	err = g.query(ctx, scan,
-		"SELECT id, revision, "+column+" FROM "+g.table+" WHERE id IN (SELECT value FROM json_each(?))", string(list))
-	if err != nil {
-		return fmt.Errorf("get %d documents of %s: %w", len(streams), g.views.name, err)
-	}
-	return nil
+	return string(list), err
 }
 
 // Put stores documents in one transaction, each unless one of the same or a
@@ -138,14 +191,14 @@ func (g *Generation[V]) put(ctx context.Context, docs []projections.Doc[V], repa
 			refused[doc.Stream] = fmt.Errorf("the view %s has no place for a stream of this name", g.views.name)
 			continue
 		}
-		body, err := json.Marshal(doc.Body)
+		row, err := g.encode(doc, id)
 		if err != nil {
 			return fmt.Errorf("encode %s for %s: %w", doc.Stream, g.views.name, err)
 		}
-		rows = append(rows, encoded[V]{doc, id, body})
+		rows = append(rows, row)
 	}
 	if len(rows) > 0 {
-		if err := g.change(ctx, func(tx *txn) error { return g.views.shape.put(tx, g.table, rows, repair) }); err != nil {
+		if err := g.changeTiers(ctx, func(tx *txn) error { return g.views.shape.put(tx, g, rows, repair) }); err != nil {
 			return fmt.Errorf("put %d documents of %s: %w", len(rows), g.views.name, err)
 		}
 	}
@@ -155,38 +208,57 @@ func (g *Generation[V]) put(ctx context.Context, docs []projections.Doc[V], repa
 	return nil
 }
 
+// encode does what can be done before the writer's turn. In a bulk load most
+// documents are new, so that their texts will be asked for.
+func (g *Generation[V]) encode(doc projections.Doc[V], id any) (encoded[V], error) {
+	body, err := json.Marshal(doc.Body)
+	row := encoded[V]{Doc: doc, id: id, body: body}
+	if g.views.shape.text != nil && g.file.write.bulk.Load() {
+		row.text = g.views.shape.text(doc.Body)
+	}
+	return row, err
+}
+
 // change writes to the generation, whose tables can't go meanwhile.
 func (g *Generation[V]) change(ctx context.Context, f func(*txn) error) error {
 	if err := g.hold(); err != nil {
 		return err
 	}
 	defer g.use.RUnlock()
-	return g.views.db.write.do(ctx, f)
+	return g.file.write.do(ctx, f)
 }
 
 // Count is how many documents there are.
 func (g *Generation[V]) Count(ctx context.Context) (int64, error) {
-	var n int64
-	err := g.query(ctx, func(rows *sql.Rows) error { return rows.Scan(&n) }, "SELECT count(*) FROM "+g.table)
+	counts, err := g.counts(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("count documents of %s: %w", g.views.name, err)
+	}
+	n := int64(0)
+	for _, tier := range counts {
+		n += tier.Documents
 	}
 	return n, nil
 }
 
 // Streams gives the next names of those that have documents, in order.
 func (g *Generation[V]) Streams(ctx context.Context, after string, limit int) ([]string, error) {
-	from, args := "", []any{limit}
+	where, args := "", []any{}
 	if id, ok := g.views.shape.key(after); ok {
-		from, args = "WHERE id > ?", []any{id, limit}
+		where, args = " WHERE id > ?1", []any{id}
 	}
-	streams := make([]string, 0, limit)
-	err := g.query(ctx, func(rows *sql.Rows) error {
-		var id any
-		err := rows.Scan(&id)
-		streams = append(streams, g.views.shape.stream(id))
-		return err
-	}, "SELECT id FROM "+g.table+" "+from+" ORDER BY id LIMIT ?", args...)
+	streams, err := look(ctx, g, func(from moment, years []int) ([]string, error) {
+		// Each table's next ones, and of those the first.
+		some := union(g.tables(years), "SELECT * FROM (SELECT id FROM ", where+" ORDER BY id LIMIT "+strconv.Itoa(limit)+")")
+		streams := make([]string, 0, limit)
+		err := ask(ctx, from, some+" ORDER BY 1 LIMIT "+strconv.Itoa(limit), func(rows *sql.Rows) error {
+			var id any
+			err := rows.Scan(&id)
+			streams = append(streams, g.views.shape.stream(id))
+			return err
+		}, args...)
+		return streams, err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list documents of %s: %w", g.views.name, err)
 	}

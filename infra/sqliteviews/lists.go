@@ -1,13 +1,17 @@
 package sqliteviews
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
+	"cartwright/domain/order"
 	"cartwright/projections"
 )
 
@@ -24,21 +28,12 @@ func (o *Orders) Orders(ctx context.Context, q projections.OrderQuery) (projecti
 }
 
 func list(ctx context.Context, g *Generation[projections.Order], q projections.OrderQuery) (page projections.OrderPage, err error) {
-	if q.Buyer == "" && q.Seller == "" {
-		return page, errNobody
-	}
-	if q.Limit < 1 {
-		return page, fmt.Errorf("a page of %d orders", q.Limit)
-	}
-	text, args, some, err := query(g.table, q)
-	if err != nil || !some {
+	if err = sensible(q); err != nil {
 		return page, err
 	}
-	err = g.query(ctx, func(rows *sql.Rows) error {
-		doc, scanned := g.scan(rows)
-		page.Items = append(page.Items, doc)
-		return scanned
-	}, text, args...)
+	page.Items, err = look(ctx, g, func(from moment, years []int) ([]projections.Doc[projections.Order], error) {
+		return merge(ctx, g, q, from, years)
+	})
 	if err != nil {
 		return projections.OrderPage{}, err
 	}
@@ -48,6 +43,75 @@ func list(ctx context.Context, g *Generation[projections.Order], q projections.O
 		page.Next = &projections.Cursor{At: last.PlacedAt, ID: last.State.ID}
 	}
 	return page, nil
+}
+
+func sensible(q projections.OrderQuery) error {
+	switch q.Scope {
+	case "", projections.All, projections.Recent, projections.Archive:
+	default:
+		return fmt.Errorf("there is no scope %q", q.Scope)
+	}
+	if q.Buyer == "" && q.Seller == "" {
+		return errNobody
+	}
+	if q.Limit < 1 {
+		return fmt.Errorf("a page of %d orders", q.Limit)
+	}
+	return nil
+}
+
+// merge lists what is at hand and, newest first, as many years of the archive as
+// it takes. It asks for one order more than the page has.
+func merge(
+	ctx context.Context, g *Generation[projections.Order], q projections.OrderQuery, from moment, years []int,
+) ([]projections.Doc[projections.Order], error) {
+	var docs []projections.Doc[projections.Order]
+	add := func(table string) error {
+		text, args, some, err := query(table, q)
+		if err != nil || !some {
+			return err
+		}
+		return ask(ctx, from, text, func(rows *sql.Rows) error {
+			doc, scanned := g.scan(rows)
+			docs = append(docs, doc)
+			return scanned
+		}, args...)
+	}
+	if q.Scope != projections.Archive {
+		if err := add(g.table); err != nil {
+			return nil, err
+		}
+	}
+	for _, year := range slices.Backward(years) {
+		if !mayHave(year, q) {
+			continue
+		}
+		if len(docs) > q.Limit && !docs[q.Limit].Body.PlacedAt.Before(yearEnd(year)) {
+			break // all that is left is older
+		}
+		if err := add(yearTable(g.table, year)); err != nil {
+			return nil, err
+		}
+		slices.SortFunc(docs, newestFirst)
+		docs = docs[:min(len(docs), q.Limit+1)]
+	}
+	return docs, nil
+}
+
+// mayHave says whether a year of the archive may have any of what is asked for.
+// It has closed orders only, so that there is nothing to ship.
+func mayHave(year int, q projections.OrderQuery) bool {
+	begin, end := yearEnd(year-1), yearEnd(year)
+	return q.Scope != projections.Recent && !q.ToShip &&
+		(q.Status == "" || order.Status(q.Status).Closed()) &&
+		(q.From.IsZero() || q.From.Before(end)) && (q.To.IsZero() || q.To.After(begin)) &&
+		(q.After == nil || !q.After.At.Before(begin))
+}
+
+func yearEnd(year int) time.Time { return time.Date(year+1, 1, 1, 0, 0, 0, 0, time.UTC) }
+
+func newestFirst(a, b projections.Doc[projections.Order]) int {
+	return cmp.Or(b.Body.PlacedAt.Compare(a.Body.PlacedAt), strings.Compare(b.Stream, a.Stream))
 }
 
 // query writes the statement of a list, which asks for one order more than the

@@ -80,6 +80,8 @@ func (g *Generation[V]) parkOne(tx *txn, record projections.Parked) error {
 		return err
 	case !record.Supersedes(before):
 		return nil
+	default:
+		record = record.Onto(before)
 	}
 	raw, err := json.Marshal(record)
 	if err != nil {

@@ -3,7 +3,6 @@ package sqliteviews
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -139,21 +138,14 @@ func summary(ctx context.Context, g *Generation[projections.Order], q projection
 	if err != nil {
 		return projections.Summary{}, err
 	}
-	if err = g.hold(); err != nil {
-		return projections.Summary{}, err
-	}
-	defer g.use.RUnlock()
-	// One transaction, so that days and parts of days are of one moment.
-	tx, err := g.views.db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
-		return projections.Summary{}, err
-	}
-	t := &tally{seller: q.Seller, start: start, total: map[string]*sheet{}, buckets: map[string]map[int64]*sheet{}}
-	err = t.read(ctx, tx, g.table, spanOf(q))
-	if err = errors.Join(err, tx.Rollback()); err != nil {
-		return projections.Summary{}, err
-	}
-	return t.answer(), nil
+	// One moment, so that days and parts of days agree.
+	return look(ctx, g, func(from moment, years []int) (projections.Summary, error) {
+		t := &tally{seller: q.Seller, start: start, total: map[string]*sheet{}, buckets: map[string]map[int64]*sheet{}}
+		if err := t.read(ctx, from, g, years, spanOf(q)); err != nil {
+			return projections.Summary{}, err
+		}
+		return t.answer(), nil
+	})
 }
 
 // interval gives the first day of the interval that a day lies in, or nil
@@ -189,19 +181,25 @@ type sheet struct {
 	byStatus map[string]int64
 }
 
-func (t *tally) read(ctx context.Context, tx *sql.Tx, table string, s span) error {
+func (t *tally) read(ctx context.Context, from moment, g *Generation[projections.Order], years []int, s span) error {
 	if s.first < s.last {
 		text := `SELECT currency, status, day, orders, units_hi, units_lo, gross_hi, gross_lo, refunded_hi, refunded_lo
-			FROM ` + table + `_sums WHERE seller = ? AND day >= ? AND day < ?`
-		if err := ask(ctx, tx, text, t.scan, t.seller, s.first, s.last); err != nil {
+			FROM ` + g.table + `_sums WHERE seller = ? AND day >= ? AND day < ?`
+		if err := ask(ctx, from, text, t.scan, t.seller, s.first, s.last); err != nil {
 			return err
 		}
 	}
-	text := `SELECT currency, status, ?, count(*), ` + halves("units", "gross", "refunded") + `
-		FROM ` + table + ` WHERE seller = ? AND placed_at >= ? AND placed_at < ? GROUP BY currency, status`
 	for _, p := range s.parts {
-		if err := ask(ctx, tx, text, t.scan, p.day, t.seller, p.from, p.to); err != nil {
-			return err
+		tables := []string{g.table}
+		if year := midnight(p.day).Year(); slices.Contains(years, year) {
+			tables = append(tables, yearTable(g.table, year))
+		}
+		for _, table := range tables {
+			text := `SELECT currency, status, ?, count(*), ` + halves("units", "gross", "refunded") + `
+				FROM ` + table + ` WHERE seller = ? AND placed_at >= ? AND placed_at < ? GROUP BY currency, status`
+			if err := ask(ctx, from, text, t.scan, p.day, t.seller, p.from, p.to); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -6,16 +6,27 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 )
 
-// A writer is the one connection that writes, with its statements. Whoever has
-// the turn has it alone.
+// A writer is the one connection that writes to a file, with its statements.
+// Whoever has the turn has it alone.
 type writer struct {
 	turn  chan struct{}
 	db    *sql.DB
 	conn  *sql.Conn
 	stmts map[string]*sql.Stmt
+
+	bulk atomic.Bool // changed on the turn only, as are all of these
+	open bool        // a transaction that several writes share
+	rows int         // in it
+	lost error       // why nothing is written any more
+	news bool        // something was committed and not synced
 }
+
+// bulkRows is how many rows a transaction of a bulk load takes: many, so that a
+// page that is written to again and again goes to the disk once.
+const bulkRows = 60_000
 
 func openWriter(ctx context.Context, dsn string) (*writer, error) {
 	db, err := sql.Open("sqlite", dsn)
@@ -38,6 +49,18 @@ func (w *writer) do(ctx context.Context, f func(*txn) error) error {
 	}
 	defer w.give()
 	tx := &txn{w: w, ctx: context.WithoutCancel(ctx)}
+	if w.bulk.Load() {
+		return w.share(tx, f)
+	}
+	if err := w.alone(tx, f); err != nil {
+		return err
+	}
+	w.news = true
+	return nil
+}
+
+// alone gives f a transaction of its own.
+func (w *writer) alone(tx *txn, f func(*txn) error) error {
 	if err := tx.exec("BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
@@ -48,7 +71,95 @@ func (w *writer) do(ctx context.Context, f func(*txn) error) error {
 	if err != nil {
 		return errors.Join(err, tx.rollback())
 	}
+	tx.done()
 	return nil
+}
+
+// share runs f within the open transaction, which nobody else can see before it
+// is committed, and nobody else asks for. Should f fail when it has written
+// something, all of it is lost, and the file is of no use any more. Not chosen: a
+// savepoint for each, for which SQLite copies every page that is touched.
+func (w *writer) share(tx *txn, f func(*txn) error) error {
+	if !w.open {
+		if err := tx.exec("BEGIN IMMEDIATE"); err != nil {
+			return err
+		}
+		w.open, tx.wrote = true, false
+	}
+	if err := f(tx); err != nil && tx.wrote {
+		w.open = false
+		return w.lose(tx, err)
+	} else if err != nil {
+		return err
+	}
+	tx.done()
+	if w.rows += tx.rows; w.rows < bulkRows {
+		return nil
+	}
+	return w.commit(tx)
+}
+
+// lose gives the open transaction up.
+func (w *writer) lose(tx *txn, err error) error {
+	w.lost = fmt.Errorf("what was written in bulk is lost: %w", errors.Join(err, tx.rollback()))
+	return w.lost
+}
+
+// commit ends the open transaction. Should that fail, what was answered before
+// is gone, and the file is of no use any more.
+func (w *writer) commit(tx *txn) error {
+	w.open, w.rows = false, 0
+	if err := tx.exec("COMMIT"); err != nil {
+		return w.lose(tx, err)
+	}
+	w.news = true
+	return nil
+}
+
+// load begins a bulk load: from here on several writes share a transaction.
+func (w *writer) load(ctx context.Context) error {
+	return w.held(ctx, func(tx *txn) error {
+		w.bulk.Store(true)
+		return tx.each("PRAGMA cache_size = -65536", "PRAGMA wal_autocheckpoint = 16384")
+	})
+}
+
+// settle ends a bulk load with a last write, and with everything on the disk.
+func (w *writer) settle(ctx context.Context, last func(*txn) error) error {
+	return w.held(ctx, func(tx *txn) error {
+		if err := w.share(tx, last); err != nil {
+			return err
+		}
+		if err := w.flush(tx); err != nil {
+			return err
+		}
+		w.bulk.Store(false)
+		return tx.each("PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint = 1000")
+	})
+}
+
+// held runs f on the turn, in no transaction of its own.
+func (w *writer) held(ctx context.Context, f func(*txn) error) error {
+	if err := w.take(ctx); err != nil {
+		return err
+	}
+	defer w.give()
+	return f(&txn{w: w, ctx: context.WithoutCancel(ctx)})
+}
+
+// see reads within the open transaction of a bulk load. It is false where there is none.
+func (w *writer) see(ctx context.Context, read func(moment) error) (seen bool, err error) {
+	if !w.bulk.Load() {
+		return false, nil
+	}
+	if err := w.take(ctx); err != nil {
+		return true, err
+	}
+	defer w.give()
+	if !w.bulk.Load() {
+		return false, nil
+	}
+	return true, read(w.conn)
 }
 
 func (w *writer) take(ctx context.Context) error {
@@ -57,6 +168,10 @@ func (w *writer) take(ctx context.Context) error {
 	}
 	select {
 	case w.turn <- struct{}{}:
+		if w.lost != nil {
+			w.give()
+			return w.lost
+		}
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -65,29 +180,37 @@ func (w *writer) take(ctx context.Context) error {
 
 func (w *writer) give() { <-w.turn }
 
-// sync commits once with a sync of the log, which has all commits before it.
-func (w *writer) sync(ctx context.Context) error {
-	if err := w.pragma(ctx, "PRAGMA synchronous = FULL"); err != nil {
+// sync brings everything that was put to the disk.
+func (w *writer) sync(ctx context.Context) error { return w.held(ctx, w.flush) }
+
+// flush commits with a sync of the log, which has all earlier commits. The
+// pragmas work when they are prepared, so they are prepared each time.
+func (w *writer) flush(tx *txn) error {
+	if w.open {
+		if err := w.commit(tx); err != nil {
+			return err
+		}
+	}
+	if !w.news {
+		return nil
+	}
+	if err := tx.each("PRAGMA synchronous = FULL"); err != nil {
 		return err
 	}
-	err := w.do(ctx, func(tx *txn) error {
+	err := w.alone(tx, func(tx *txn) error {
 		return tx.exec("INSERT OR REPLACE INTO lineages (view, lineage) VALUES ('', '')")
 	})
-	return errors.Join(err, w.pragma(context.WithoutCancel(ctx), "PRAGMA synchronous = NORMAL"))
+	w.news = err != nil
+	return errors.Join(err, tx.each("PRAGMA synchronous = NORMAL"))
 }
 
-func (w *writer) pragma(ctx context.Context, text string) error {
-	if err := w.take(ctx); err != nil {
-		return err
-	}
-	defer w.give()
-	return (&txn{w: w, ctx: ctx}).exec(text)
-}
+var errClosed = errors.New("the file is closed")
 
 func (w *writer) close() error {
-	w.turn <- struct{}{} // and never given back: nothing is written after this
-	err := w.forget("")
-	return errors.Join(err, w.conn.Close(), w.db.Close())
+	w.turn <- struct{}{}
+	defer w.give()
+	w.lost = errClosed
+	return errors.Join(w.forget(""), w.conn.Close(), w.db.Close())
 }
 
 // forget closes the statements that speak of a table, or all. It is called
@@ -107,6 +230,16 @@ func (w *writer) forget(table string) error {
 type txn struct {
 	w   *writer
 	ctx context.Context //nolint:containedctx // a txn lives no longer than the call that it is part of
+
+	then  []func() // run once it is done, before the next one begins
+	rows  int      // that were inserted
+	wrote bool     // anything
+}
+
+func (t *txn) done() {
+	for _, then := range t.then {
+		then()
+	}
 }
 
 // stmt prepares a statement once. Texts are few: table names vary, values don't.
@@ -127,6 +260,7 @@ func (t *txn) exec(text string, args ...any) error {
 	if err != nil {
 		return err
 	}
+	t.wrote = true
 	if _, err := stmt.ExecContext(t.ctx, args...); err != nil {
 		return fmt.Errorf("%s: %w", verb(text), err)
 	}
@@ -135,6 +269,7 @@ func (t *txn) exec(text string, args ...any) error {
 
 // each runs statements that are not worth keeping.
 func (t *txn) each(texts ...string) error {
+	t.wrote = t.wrote || len(texts) > 0
 	for _, text := range texts {
 		if _, err := t.w.conn.ExecContext(t.ctx, text); err != nil {
 			return fmt.Errorf("%s: %w", verb(text), err)
@@ -161,7 +296,7 @@ func (t *txn) query(scan func(*sql.Rows) error, text string, args ...any) error 
 // rows, then the rest.
 func (t *txn) insert(head, tail string, columns int, rows [][]any) error {
 	for len(rows) > 0 {
-		n := atOnce(len(rows))
+		n := atOnce(len(rows), columns)
 		values := strings.Repeat(",("+strings.Repeat(",?", columns)[1:]+")", n)[1:]
 		args := make([]any, 0, n*columns)
 		for _, row := range rows[:n] {
@@ -171,15 +306,16 @@ func (t *txn) insert(head, tail string, columns int, rows [][]any) error {
 			return err
 		}
 		rows = rows[n:]
+		t.rows += n
 	}
 	return nil
 }
 
 // atOnce is how many of n rows go into one statement: few sizes, so that few
-// statements are prepared.
-func atOnce(n int) int {
-	for _, size := range []int{64, 16, 4} {
-		if n >= size {
+// statements are prepared, and not too many values.
+func atOnce(n, columns int) int {
+	for _, size := range []int{1024, 256, 64, 16, 4} {
+		if n >= size && size*columns <= 4096 {
 			return size
 		}
 	}
@@ -194,8 +330,14 @@ func (t *txn) rollback() error {
 	return nil
 }
 
-// ask calls scan for every row of a query in a reader's transaction.
-func ask(ctx context.Context, tx *sql.Tx, text string, scan func(*sql.Rows) error, args ...any) error {
+// A moment is a reader's transaction: whatever it is asked is answered from one
+// moment of the database.
+type moment interface {
+	QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error)
+}
+
+// ask calls scan for every row of a query.
+func ask(ctx context.Context, tx moment, text string, scan func(*sql.Rows) error, args ...any) error {
 	rows, err := tx.QueryContext(ctx, text, args...)
 	return eachRow(rows, err, scan)
 }

@@ -66,6 +66,55 @@ func BenchmarkPut(b *testing.B, views projections.Views[projections.Order]) {
 	b.ReportMetric(float64(spent.Microseconds())/float64(docs*n), "cpu-µs/doc")
 }
 
+// BenchmarkBuild measures building a generation as a replay does: batches of
+// 2000 documents of orders that are long completed, each put once, then the
+// switch to it. Orders come one a minute, to a thousand sellers in turn that has
+// no pattern.
+func BenchmarkBuild(b *testing.B, generations projections.Generations[projections.Order], docs int) {
+	b.Helper()
+	b.ReportAllocs()
+	n, spent := 0, time.Duration(0)
+	step := func(f func() error) {
+		b.StartTimer()
+		begun := cpu(b)
+		if err := f(); err != nil {
+			b.Fatal(err)
+		}
+		spent += cpu(b) - begun
+		b.StopTimer()
+	}
+	for b.Loop() {
+		b.StopTimer()
+		var g projections.Generation[projections.Order]
+		step(func() (err error) {
+			g, err = generations.Build(b.Context())
+			return err
+		})
+		for from := 0; from < docs; from += 2000 {
+			batch := make([]projections.Doc[projections.Order], min(2000, docs-from))
+			for i := range batch {
+				batch[i] = replayed(from + i).Doc(b)
+			}
+			step(func() error { return g.Put(b.Context(), batch) })
+		}
+		step(func() error { return generations.Switch(b.Context(), g.Number(), 1) })
+		if got, err := g.Count(b.Context()); err != nil || got != int64(docs) {
+			b.Fatalf("%d documents, %v", got, err)
+		}
+		n += docs
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "docs/s")
+	b.ReportMetric(float64(spent.Microseconds())/float64(n), "cpu-µs/doc")
+}
+
+func replayed(i int) Life {
+	l := benchmarkOrder(i, 1)
+	l.Buyer, l.Seller = BuyerOf(i*7919%50_000), SellerOf(i*104_729%1000)
+	l.Placed = noon.Add(time.Duration(i) * time.Minute)
+	return l.Become("completed")
+}
+
 // cpu is the time this process has spent computing. On a machine with other
 // work it says more than the clock.
 func cpu(b *testing.B) time.Duration {

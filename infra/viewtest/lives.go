@@ -22,6 +22,7 @@ type Life struct {
 	Price    int64
 	Quantity int64
 	Steps    []order.Command // after Place
+	Later    time.Duration   // how long after it was placed they came
 }
 
 // ID is the order's id.
@@ -39,14 +40,16 @@ func (l Life) ID(tb testing.TB) string {
 func (l Life) Doc(tb testing.TB) projections.Doc[projections.Order] {
 	tb.Helper()
 	doc := projections.Doc[projections.Order]{Stream: "order-" + l.ID(tb)}
+	at := l.Placed
 	for _, c := range append([]order.Command{l.place(tb)}, l.Steps...) {
 		events, err := order.Decider.Decide(doc.Body.State, c)
 		if err != nil {
 			tb.Fatalf("%T: %v", c, err)
 		}
 		for _, e := range events {
-			doc = Apply(tb, projections.OrdersView(), doc, e, l.Placed)
+			doc = Apply(tb, projections.OrdersView(), doc, e, at)
 		}
+		at = l.Placed.Add(l.Later)
 	}
 	return doc
 }

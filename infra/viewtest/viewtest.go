@@ -1,7 +1,7 @@
 // Package viewtest is what every engine of views must do, as a test: documents
 // that are written only if newer, generations, parking, and, where an engine has
-// them, lists, text search, sums, entries and deadlines. Embedded engines and
-// real servers run the same suites.
+// them, generations that survive a restart, lists, text search, sums, an archive,
+// entries and deadlines. Embedded engines and real servers run the same suites.
 package viewtest
 
 import (
@@ -34,7 +34,6 @@ type Store[V any] struct {
 	Reader      Reader[V]
 	Generations projections.Generations[V]
 	Live        func() Generation[V]
-	Previous    func() Generation[V] // nil where there is none
 	Close       func() error
 
 	// Sync makes what was put outlive a killed process, where Put alone does not
@@ -216,6 +215,16 @@ func (s suite[V]) parking(t *testing.T) {
 	park(t, store, again)
 	parked(t, store, again, more)
 
+	givenUp := again
+	givenUp.Dropped = &projections.Dropped{Reason: "a test order", By: "an operator", At: record.At}
+	park(t, store, givenUp)
+	parked(t, store, givenUp, more)
+	counted := again
+	counted.Count = 5
+	park(t, store, counted)
+	givenUp.Count = 5
+	parked(t, store, givenUp, more)
+
 	for range 2 {
 		if err := store.Live().Unpark(t.Context(), []string{record.Stream}); err != nil {
 			t.Fatalf("unpark: %v", err)
@@ -262,16 +271,12 @@ func (s suite[V]) rollback(t *testing.T) {
 		put(t, next, s.sample(1, 1, mark))
 		turn(t, store, next.Number())
 	}
-	if err := store.Generations.Switch(t.Context(), first); err == nil {
+	if err := store.Generations.Switch(t.Context(), first, 1); err == nil {
 		t.Error("a generation older than the last two was still there")
 	}
-	kept := store.Previous()
-	if kept == nil {
-		t.Fatal("no generation was kept")
-	}
-	turn(t, store, kept.Number())
+	turn(t, store, previous(t, store).Number())
 	same(t, store.Reader, s.sample(1, 1, "second"))
-	turn(t, store, store.Previous().Number())
+	turn(t, store, previous(t, store).Number())
 	same(t, store.Reader, s.sample(1, 1, "third"))
 }
 
@@ -323,7 +328,7 @@ func (s suite[V]) unknown(t *testing.T) {
 	t.Helper()
 	store := s.begin(t)
 	put(t, store.Live(), s.sample(1, 1, "x"))
-	if err := store.Generations.Switch(t.Context(), 4711); err == nil {
+	if err := store.Generations.Switch(t.Context(), 4711, 1); err == nil {
 		t.Error("switched to a generation that isn't there")
 	}
 	if err := store.Generations.Drop(t.Context(), store.Live().Number()); err == nil {
@@ -333,7 +338,7 @@ func (s suite[V]) unknown(t *testing.T) {
 	if err := store.Generations.Drop(t.Context(), next.Number()); err != nil {
 		t.Errorf("drop: %v", err)
 	}
-	if err := store.Generations.Switch(t.Context(), next.Number()); err == nil {
+	if err := store.Generations.Switch(t.Context(), next.Number(), 1); err == nil {
 		t.Error("switched to a generation that was dropped")
 	}
 	same(t, store.Reader, s.sample(1, 1, "x"))
@@ -363,10 +368,10 @@ func (s suite[V]) restart(t *testing.T) {
 	})
 	same(t, store.Reader, s.sample(1, 2, "new"), s.sample(2, 2, "new"))
 	parked(t, store, record)
-	if err := store.Generations.Switch(t.Context(), abandoned.Number()); err == nil {
+	if err := store.Generations.Switch(t.Context(), abandoned.Number(), 1); err == nil {
 		t.Error("a generation that was being built outlived the restart")
 	}
-	turn(t, store, store.Previous().Number())
+	turn(t, store, previous(t, store).Number())
 	same(t, store.Reader, s.sample(1, 1, "old"))
 }
 
@@ -397,7 +402,12 @@ func put[V any](tb testing.TB, to projections.Views[V], docs ...projections.Doc[
 	}
 }
 
-func same[V any](tb testing.TB, from Reader[V], want ...projections.Doc[V]) {
+// A getter is what has documents: a view, or one generation of it.
+type getter[V any] interface {
+	Get(ctx context.Context, streams []string) (map[string]projections.Doc[V], error)
+}
+
+func same[V any](tb testing.TB, from getter[V], want ...projections.Doc[V]) {
 	tb.Helper()
 	for _, doc := range want {
 		got, err := from.Get(tb.Context(), []string{doc.Stream})
@@ -425,9 +435,24 @@ func build[V any](tb testing.TB, store Store[V]) projections.Generation[V] {
 
 func turn[V any](tb testing.TB, store Store[V], number int) {
 	tb.Helper()
-	if err := store.Generations.Switch(tb.Context(), number); err != nil {
+	turnKeeping(tb, store, number, 1)
+}
+
+func turnKeeping[V any](tb testing.TB, store Store[V], number, keep int) {
+	tb.Helper()
+	if err := store.Generations.Switch(tb.Context(), number, keep); err != nil {
 		tb.Fatalf("switch to %d: %v", number, err)
 	}
+}
+
+// previous is the generation that was live before.
+func previous[V any](tb testing.TB, store Store[V]) projections.Generation[V] {
+	tb.Helper()
+	kept := store.Generations.Kept()
+	if len(kept) == 0 {
+		tb.Fatal("no generation was kept")
+	}
+	return kept[0]
 }
 
 func park[V any](tb testing.TB, store Store[V], records ...projections.Parked) {
