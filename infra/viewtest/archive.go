@@ -604,37 +604,36 @@ func tiersRestart(t *testing.T, open func(t *testing.T, dir string) Tiers) {
 // and what is at hand stays as much as four and a half months bring.
 func ThreeYears(t *testing.T, a Tiers, orders int) {
 	t.Helper()
-	const weeks, week = 3 * 52, 7 * 24 * time.Hour
-	perWeek := max(1, orders/weeks)
+	const months, month = 3 * 13, 4 * 7 * 24 * time.Hour
+	perMonth := max(1, orders/months)
 	begun := in(2017, 1, 1)
 	life := func(n int, status string) Life {
-		since := time.Duration(n/perWeek)*week + time.Duration(n%perWeek)*week/time.Duration(perWeek)
+		since := time.Duration(n/perMonth)*month + time.Duration(n%perMonth)*month/time.Duration(perMonth)
 		return shirt(n, begun.Add(since.Truncate(time.Microsecond)), status)
 	}
 	open := func(n int) bool { return n%97 == 0 }
-	for w := range weeks + 1 {
+	for w := range months + 1 {
 		var batch []projections.Doc[projections.Order]
-		for i := range perWeek {
-			n := w*perWeek + i
-			if w < weeks {
+		for i := range perMonth {
+			n := w*perMonth + i
+			if w < months {
 				batch = append(batch, life(n, "shipped").Doc(t))
 			}
-			if done := n - perWeek; done >= 0 && !open(done) {
+			if done := n - perMonth; done >= 0 && !open(done) {
 				batch = append(batch, life(done, "completed").Doc(t))
 			}
-			if back := n - 30*perWeek; back >= 0 && back%10 == 3 && !open(back) {
+			if back := n - 8*perMonth; back >= 0 && back%10 == 3 && !open(back) {
 				batch = append(batch, life(back, "partially_refunded").Doc(t))
 			}
 		}
 		for chunk := range slices.Chunk(batch, 2000) {
 			put(t, a.Live(), chunk...)
 		}
-		if w%4 == 0 {
-			a.archive(t, begun.Add(time.Duration(w)*week-90*24*time.Hour), -1)
-			a.flat(t, int64(perWeek*(13+4+2)+(w*perWeek)/97+2))
-		}
+		// At hand are those of 90 days, of the month that ends, and those that are still open.
+		a.archive(t, begun.Add(time.Duration(w)*month-90*24*time.Hour), -1)
+		a.flat(t, int64(perMonth*(4+1)+(w*perMonth)/97+2))
 	}
-	total := int64(weeks * perWeek)
+	total := int64(months * perMonth)
 	if n, err := a.Live().Count(t.Context()); err != nil || n != total {
 		t.Errorf("%d documents, %v, want %d", n, err, total)
 	}
@@ -677,7 +676,7 @@ func ArchiveKilled(t *testing.T, open func(t *testing.T, dir string) Tiers) {
 		return
 	}
 	dir := t.TempDir()
-	for _, lines := range []int{1, 4, 11} {
+	for _, lines := range []int{1, 6} {
 		runAndKill(t, dir, lines)
 		a := open(t, dir)
 		wholeArchive(t, a)
