@@ -94,6 +94,7 @@ type progressNews struct {
 	Head     uint64  `json:"head"`
 	Rate     float64 `json:"rate"` // events a second
 	Seconds  float64 `json:"seconds"`
+	Final    bool    `json:"final,omitempty"` // it is done
 }
 
 type statusNews struct {
@@ -287,19 +288,28 @@ func (s *system) replay(ctx context.Context, v viewTool, j job, tell func(news) 
 		counted = m.Progress
 		defer func() { m.Done(err) }()
 	}
+	newsOf := func(p projections.Progress) *progressNews {
+		return &progressNews{
+			Events: p.Events, Streams: p.Streams, Position: p.Position, Resumed: p.Resumed, Head: head, Rate: p.Rate(), Seconds: p.Elapsed.Seconds(),
+		}
+	}
 	report := func(p projections.Progress) {
 		counted(p)
-		_ = tell(news{View: v.name, Progress: &progressNews{ // a reader that left does not stop a rebuild
-			Events: p.Events, Streams: p.Streams, Position: p.Position, Resumed: p.Resumed, Head: head, Rate: p.Rate(), Seconds: p.Elapsed.Seconds(),
-		}})
+		_ = tell(news{View: v.name, Progress: newsOf(p)}) // a reader that left does not stop a rebuild
 	}
-	err = s.alone(ctx, "replay/"+v.name, func(ctx context.Context) error {
-		_, failed := v.replay(ctx, replayJob{
-			source: s.store, choice: j.Choice.choice(), workers: max(1, j.Workers), keep: j.Keep,
-			park: j.Park, dry: j.Dry, stay: j.Stay, anew: j.Anew, back: j.Back, to: j.To, markEvery: j.MarkEvery, progress: report,
+	var done projections.Progress
+	err = s.alone(ctx, "replay/"+v.name, func(ctx context.Context) (failed error) {
+		done, failed = v.replay(ctx, replayJob{
+			source: s.store, choice: j.Choice.choice(), workers: max(1, j.Workers), keep: j.Keep, markEvery: j.MarkEvery,
+			park: j.Park, dry: j.Dry, stay: j.Stay, anew: j.Anew, back: j.Back, to: j.To, progress: report,
 		})
 		return failed
 	})
+	if err == nil {
+		final := newsOf(done)
+		final.Final = true
+		return tell(news{View: v.name, Progress: final})
+	}
 	if poison, ok := errors.AsType[*projections.PoisonError](err); ok {
 		return errors.Join(tell(news{View: v.name, Poison: poison}), err)
 	}
@@ -479,7 +489,9 @@ func ask(ctx context.Context, cfg config, j job, tell func(news) error) error {
 }
 
 // rebuilds tells of a job that reads the whole log itself, whatever the views have.
-func (j job) rebuilds() bool { return j.Do == "generations" || j.Do == "replay" && !j.Back && j.Choice == nil }
+func (j job) rebuilds() bool {
+	return j.Do == "generations" || j.Do == "replay" && !j.Back && j.Choice == nil
+}
 
 func askOwner(ctx context.Context, cfg config, j job, tell func(news) error) error {
 	socket, err := ownerSocket(cfg.Data, "admin.sock")

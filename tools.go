@@ -164,12 +164,19 @@ func showProgress() func(io.Writer, news) error {
 		case p == nil:
 			return nil
 		case !onTerminal(w):
-			if n.View == view && time.Since(told) < time.Second && p.Position < p.Head {
+			if n.View == view && time.Since(told) < time.Second && !p.Final {
 				return nil
 			}
 			view, told = n.View, time.Now()
-			_, err := fmt.Fprintf(w, "%s: %d events of %d streams, position %d of %d, %.0f events/s\n",
-				n.View, p.Events, p.Streams, p.Position, p.Head, p.Rate)
+			from, end := "", ""
+			if p.Resumed > 0 {
+				from = fmt.Sprintf(", gone on with from %d", p.Resumed)
+			}
+			if p.Final {
+				end = fmt.Sprintf(", done in %.1f s", p.Seconds)
+			}
+			_, err := fmt.Fprintf(w, "%s: %d events of %d streams, position %d of %d%s, %.0f events/s%s\n",
+				n.View, p.Events, p.Streams, p.Position, p.Head, from, p.Rate, end)
 			return err
 		default:
 			if bar == nil || view != n.View {
@@ -177,6 +184,9 @@ func showProgress() func(io.Writer, news) error {
 				bar = progressbar.NewOptions64(int64(p.Head), //nolint:gosec // a log's positions fit
 					progressbar.OptionSetDescription(n.View), progressbar.OptionShowIts(), progressbar.OptionSetItsString("events"),
 					progressbar.OptionSetPredictTime(true), progressbar.OptionOnCompletion(func() { fmt.Fprintln(os.Stderr) }))
+			}
+			if p.Final {
+				return bar.Finish()
 			}
 			return bar.Set64(int64(p.Position)) //nolint:gosec // as above
 		}

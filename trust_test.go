@@ -273,7 +273,7 @@ func (x *traffic) repeat(ctx context.Context, pace *rate.Limiter, do func(contex
 	for pace.Wait(ctx) == nil {
 		if err := do(ctx); err != nil && ctx.Err() == nil {
 			x.mu.Lock()
-			x.failures = append(x.failures, err.Error())
+			x.failures = append(x.failures, fmt.Sprintf("after %s: %v", time.Since(x.begun).Round(time.Millisecond), err))
 			x.mu.Unlock()
 		}
 	}
@@ -497,7 +497,8 @@ func TestAViewIsRebuiltUnderLoad(t *testing.T) {
 		} {
 			before, begun := written(), time.Now()
 			first, last := s.replay(t, step.how)
-			t.Logf("replay %s: %d events in %s beside %d writes", step.how, last.Events, time.Since(begun).Round(time.Millisecond), written()-before)
+			t.Logf("replay %s: %d events in %s beside %d writes, until %s", step.how, last.Events,
+				time.Since(begun).Round(time.Millisecond), written()-before, time.Since(x.begun).Round(time.Millisecond))
 			now := generations(t, s.data, "orders")
 			if (now.Live != live) != step.switches {
 				t.Errorf("round %d, replay %s: generation %d was live, now %d is", round, step.how, live, now.Live)
@@ -511,7 +512,7 @@ func TestAViewIsRebuiltUnderLoad(t *testing.T) {
 		}
 	}
 	if wrong := x.wrong(t); len(wrong) > 0 {
-		t.Errorf("%d requests went wrong: %s", len(wrong), strings.Join(wrong[:min(10, len(wrong))], "\n"))
+		t.Errorf("%d requests went wrong: %s", len(wrong), strings.Join(wrong[:min(30, len(wrong))], "\n"))
 	}
 	if out, code := tool(t, "verify", "--data", s.data); code != 0 {
 		t.Errorf("verify: exit %d: %s", code, out)
@@ -535,7 +536,7 @@ func (s *server) replay(t *testing.T, how string) (first, last progressNews) {
 		}
 		return progressOf(t, out)
 	}
-	slow := job{Do: "replay", Views: []string{"orders"}, Workers: 2, Keep: 1, MarkEvery: time.Millisecond}
+	slow := job{Do: "replay", Views: []string{"orders"}, Workers: 2, Keep: 1, MarkEvery: 20 * time.Millisecond}
 	if realServers {
 		slow.MarkEvery = 200 * time.Millisecond // one takes long enough
 	}

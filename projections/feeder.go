@@ -76,8 +76,13 @@ func (t tray) work(ctx context.Context, d desk) error {
 	return d.take(ctx, t.batch)
 }
 
+// passes is how often the log is read on to what is then its end. Who writes
+// faster than it is read would be followed for ever: what comes after the last
+// pass comes live, or is read behind the switch.
+const passes = 4
+
 func (f *feeder) read(ctx context.Context, source Source, prefixes []string) error {
-	for more := f.full; more >= f.full; {
+	for pass, more := 0, f.full; more >= f.full && pass < passes; pass++ {
 		more = 0
 		for e, err := range source.All(ctx, f.position, prefixes...) {
 			if err != nil {

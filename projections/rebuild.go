@@ -276,9 +276,8 @@ func (r Rebuild[V]) verify(ctx context.Context, generation Generation[V], stream
 	return nil
 }
 
-// feed reads the log behind a checkpoint to its end, with all workers. Where no
-// live set brings what is appended meanwhile, it reads on until little is left
-// to come. Mark is called now and then when all that was read is stored.
+// feed reads the log behind a checkpoint to its end, with all workers, and what
+// is appended meanwhile, a few times over. Mark is called now and then when all that was read is stored.
 func (r Rebuild[V]) feed(ctx context.Context, p *Projector[V], from Checkpoint, mark func(context.Context, Progress) error) (Progress, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

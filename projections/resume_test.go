@@ -303,3 +303,18 @@ func TestOnlyAParkedStreamIsGivenUp(t *testing.T) {
 		t.Errorf("verify: %v, %+v", found, sum)
 	}
 }
+
+// Writers may be faster than a rebuild: it is not held up by them for ever, and
+// what they wrote is there in the end.
+func TestARebuildEndsThoughWritersAreFaster(t *testing.T) {
+	w := newWorld(t)
+	w.received("a", 20)
+	all := newGenerations[projections.Stock]()
+	set := liveSet(w, all)
+	r := rebuild(w, all, set)
+	r.Source = intruder{&w.store, func() { handle(t, set, w.received("a", 20)...) }}
+	if _, err := r.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	folds(w, projections.StockView(), all.live())
+}
