@@ -51,7 +51,7 @@ integration: ## run the tests of real servers, and every scenario on them
 	infra/services/down.sh $(INTEGRATION_DIR); exit $$status
 
 soak: ## run all tests with SOAK_CHECKS cases a law: for a night
-	RAPID_CHECKS=$(SOAK_CHECKS) $(GO) test -count=1 -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) $(PKG)
+	CARTWRIGHT_SOAK=1 RAPID_CHECKS=$(SOAK_CHECKS) $(GO) test -count=1 -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) $(PKG)
 
 bench: ## run the benchmarks named by BENCH, BENCHCOUNT times
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(TESTFLAGS) $(PKG)

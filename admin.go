@@ -84,6 +84,7 @@ type news struct {
 	Status     *statusNews              `json:"status,omitempty"`
 	Done       bool                     `json:"done,omitempty"`
 	Failed     string                   `json:"failed,omitempty"`
+	Exit       int                      `json:"exit,omitempty"` // of whoever asked, if it failed
 }
 
 type progressNews struct {
@@ -152,7 +153,7 @@ func (r *running) admin(w http.ResponseWriter, req *http.Request) {
 	last := news{Done: true}
 	if err := r.do(req.Context(), j, tell); err != nil {
 		r.log.WarnContext(req.Context(), "operator's job failed", "job", j.Do, "err", err)
-		last = news{Failed: err.Error()}
+		last = news{Failed: err.Error(), Exit: exitOf(err)}
 	}
 	_ = tell(last) // whoever asked may have gone
 }
@@ -228,6 +229,12 @@ func (s *system) do(ctx context.Context, j job, tell func(news) error) error {
 	}
 	did := 0
 	for _, v := range chosen {
+		if j.Stay && v.cache {
+			if len(chosen) == 1 {
+				return usage(fmt.Errorf("%s is a cache, which leaves no generation for later", v.name))
+			}
+			continue
+		}
 		err := run(ctx, v, j, tell)
 		// Of all views, those are meant that have what was named.
 		if len(chosen) > 1 && (errors.Is(err, projections.ErrNoSuchChoice) || errors.Is(err, projections.ErrNotParked)) {
@@ -329,7 +336,7 @@ func (s *system) alone(ctx context.Context, what string, do func(context.Context
 	lock, err := s.redis.Locks().Acquire(ctx, what, lockFor)
 	switch {
 	case errors.Is(err, redisviews.ErrLocked):
-		return fmt.Errorf("another process is at it: %w", err)
+		return fmt.Errorf("another process is at it, or was killed at it less than %s ago: %w", lockFor, err)
 	case err != nil:
 		s.log.WarnContext(ctx, "goes on without a lock", "what", what, "err", err)
 		return do(ctx)
@@ -527,6 +534,8 @@ func readNews(resp *http.Response, tell func(news) error) error {
 			return fmt.Errorf("the owner answered %d %q", resp.StatusCode, lines.Text())
 		}
 		switch {
+		case n.Failed != "" && n.Exit == exitUsage:
+			return usage(errors.New(n.Failed))
 		case n.Failed != "":
 			return errors.New(n.Failed)
 		case n.Done:

@@ -432,16 +432,6 @@ func mustImport(t *testing.T, url, text string) importReport {
 	return report
 }
 
-func exitOf(err error) int {
-	if e, ok := errors.AsType[*exitError](err); ok {
-		return e.code
-	}
-	if err != nil {
-		return 1
-	}
-	return 0
-}
-
 // books sums what stock and accounts say, for all SKUs and owners together.
 type books struct{ OnHand, Held, Allocated, Buyers, Escrow int64 }
 

@@ -35,14 +35,21 @@ func run(args []string) int {
 		cmd.SetArgs(args)
 		err = cmd.ExecuteContext(ctx)
 	}
-	if err == nil {
-		return 0
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cartwright:", err)
 	}
-	fmt.Fprintln(os.Stderr, "cartwright:", err)
+	return exitOf(err)
+}
+
+// exitOf is the exit code that an error means.
+func exitOf(err error) int {
 	if e, ok := errors.AsType[*exitError](err); ok {
 		return e.code
 	}
-	return exitFailed
+	if err != nil {
+		return exitFailed
+	}
+	return 0
 }
 
 // usage marks an error as the caller's, whose command line makes no sense.

@@ -380,8 +380,10 @@ func (s *system) bringUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if head, err := s.store.Head(ctx); err != nil || safe == 0 && head > smallLog {
-		return errors.Join(err, s.buildAll(ctx))
+	if safe == 0 {
+		if err := s.buildEmpty(ctx); err != nil {
+			return err
+		}
 	}
 	var batch []event.Recorded
 	for r, err := range s.store.All(ctx, safe, categories()...) {
@@ -404,10 +406,18 @@ func (s *system) bringUp(ctx context.Context) error {
 // smallLog is how many positions are sooner applied than a generation is built.
 const smallLog = 10_000
 
-// buildAll builds every view of this process's own folder anew.
-func (s *system) buildAll(ctx context.Context) error {
+// buildEmpty builds the views of this process's own folder that have nothing,
+// where the log has much.
+func (s *system) buildEmpty(ctx context.Context) error {
+	head, err := s.store.Head(ctx)
+	if err != nil || head <= smallLog {
+		return err
+	}
 	for _, v := range s.views.tools {
-		_, err := v.replay(ctx, replayJob{source: s.store, workers: runtime.GOMAXPROCS(0), park: true})
+		documents, err := v.count(ctx)
+		if err == nil && documents == 0 {
+			_, err = v.replay(ctx, replayJob{source: s.store, workers: runtime.GOMAXPROCS(0), park: true, keep: 1})
+		}
 		if err != nil {
 			return fmt.Errorf("build %s: %w", v.name, err)
 		}

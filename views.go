@@ -109,6 +109,8 @@ type viewTool struct {
 	redrive func(ctx context.Context, stream string) error
 	drop    func(ctx context.Context, stream string, why projections.Dropped) (projections.Parked, error)
 	lineage func() generationNews
+	count   func(context.Context) (int64, error) // of the live documents
+	cache   bool                                 // it keeps no generations but the live one and the last
 	stats   func() projections.Stats
 }
 
@@ -178,7 +180,8 @@ func addView[V any](v *views, e engine[V]) {
 		drop: func(ctx context.Context, stream string, why projections.Dropped) (projections.Parked, error) {
 			return k.projector().Drop(ctx, stream, why)
 		},
-		lineage: k.lineage, stats: func() projections.Stats { return k.member.Load().Stats() },
+		lineage: k.lineage, cache: e.cache, count: func(ctx context.Context) (int64, error) { return e.live().Count(ctx) },
+		stats: func() projections.Stats { return k.member.Load().Stats() },
 	})
 }
 

@@ -78,13 +78,9 @@ func (a *api) list(ctx context.Context, r *request, q projections.OrderQuery) (a
 func (a *api) ask(ctx context.Context, r *request, q projections.OrderQuery) (projections.OrderPage, error) {
 	want := of(r.token, "order")
 	if q.Buyer != "" && plain(q) {
-		if err := a.await(ctx, viewBuyers, a.Buyers, want); err != nil {
-			return projections.OrderPage{}, err
-		}
-		return a.Buyers.Newest(ctx, q.Buyer, q.Limit, q.After)
+		return seen(ctx, a, viewBuyers, a.Buyers, want, func() (projections.OrderPage, error) {
+			return a.Buyers.Newest(ctx, q.Buyer, q.Limit, q.After)
+		})
 	}
-	if err := a.await(ctx, viewOrders, a.Index, want); err != nil {
-		return projections.OrderPage{}, err
-	}
-	return a.Index.Orders(ctx, q)
+	return seen(ctx, a, viewOrders, a.Index, want, func() (projections.OrderPage, error) { return a.Index.Orders(ctx, q) })
 }

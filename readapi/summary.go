@@ -49,10 +49,9 @@ func (a *api) summary(ctx context.Context, r *request) (answer, error) {
 	if err := r.check(); err != nil {
 		return answer{}, err
 	}
-	if err := a.await(ctx, viewOrders, a.Index, of(r.token, "order")); err != nil {
-		return answer{}, err
-	}
-	found, err := a.Index.Summary(ctx, q)
+	found, err := seen(ctx, a, viewOrders, a.Index, of(r.token, "order"), func() (projections.Summary, error) {
+		return a.Index.Summary(ctx, q)
+	})
 	if err != nil {
 		return answer{}, err
 	}

@@ -89,7 +89,7 @@ type accountBody struct {
 }
 
 func (a *api) account(ctx context.Context, r *request) (answer, error) {
-	doc, err := a.findAccount(ctx, r)
+	doc, err := a.findAccount(ctx, r, func() error { return nil })
 	if err != nil {
 		return answer{}, err
 	}
@@ -101,8 +101,18 @@ func (a *api) account(ctx context.Context, r *request) (answer, error) {
 	}}, nil
 }
 
-func (a *api) findAccount(ctx context.Context, r *request) (projections.Doc[projections.Account], error) {
-	doc, found, err := find(ctx, a, viewAccounts, View[projections.Account](a.Accounts), r, "account-"+r.id)
+// findAccount gives an account, and asks for what else is wanted of it in the
+// same breath.
+func (a *api) findAccount(ctx context.Context, r *request, besides func() error) (projections.Doc[projections.Account], error) {
+	stream := "account-" + r.id
+	docs, err := seen(ctx, a, viewAccounts, a.Accounts, one(r.token, stream), func() (map[string]projections.Doc[projections.Account], error) {
+		docs, err := a.Accounts.Get(ctx, []string{stream})
+		if err != nil {
+			return nil, err
+		}
+		return docs, besides()
+	})
+	doc, found := docs[stream]
 	if err == nil && !found {
 		err = domain.Refuse(domain.NotFound, "unknown_account", "There is no account %s.", r.id)
 	}
@@ -130,11 +140,11 @@ func (a *api) entries(ctx context.Context, r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	doc, err := a.findAccount(ctx, r)
-	if err != nil {
-		return answer{}, err
-	}
-	found, err := a.Accounts.Entries(ctx, r.id, before, limit)
+	var found projections.EntryPage
+	doc, err := a.findAccount(ctx, r, func() (err error) {
+		found, err = a.Accounts.Entries(ctx, r.id, before, limit)
+		return err
+	})
 	if err != nil {
 		return answer{}, err
 	}

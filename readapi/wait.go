@@ -58,6 +58,53 @@ func (a *api) await(ctx context.Context, name string, view projections.Seen, wan
 	return err
 }
 
+// A Turning view may be turned to another copy of itself by another process,
+// which does not wait for our readers. The new copy may for a moment lack what
+// the old one had.
+type Turning interface {
+	// Turn tells copies apart: it gives what is live now.
+	Turn(ctx context.Context) (int, error)
+}
+
+// turns is how often a reader is asked to bear with a view that is turned just
+// as it asks.
+const turns = 4
+
+// seen asks a view once it has what the reader's token names. What was waited
+// for and what was asked must be the same copy, or the answer may lack it
+// (TestAViewThatIsTurnedMeanwhileIsAskedAgain).
+func seen[T any](
+	ctx context.Context, a *api, name string, view projections.Seen, want map[string]event.Revision, ask func() (T, error),
+) (answer T, err error) {
+	turning, may := view.(Turning)
+	if len(want) == 0 || !may {
+		if err = a.await(ctx, name, view, want); err != nil {
+			return answer, err
+		}
+		return ask()
+	}
+	before, err := turning.Turn(ctx)
+	for range turns {
+		if err != nil {
+			return answer, err
+		}
+		if err = a.await(ctx, name, view, want); err != nil {
+			return answer, err
+		}
+		if answer, err = ask(); err != nil {
+			return answer, err
+		}
+		was := before
+		if before, err = turning.Turn(ctx); err == nil && before == was {
+			return answer, nil
+		}
+	}
+	if err != nil {
+		return answer, err
+	}
+	return answer, behind()
+}
+
 // hopeless tells of a stream that its view does not follow. One that was dropped
 // is no other case to a reader, but nobody is at work on it.
 func hopeless(stuck *projections.ParkedError) error {
@@ -109,10 +156,9 @@ func one(token map[string]event.Revision, stream string) map[string]event.Revisi
 // find gives the document of one stream, once it is what the token names; ok
 // says whether there is one.
 func find[V any](ctx context.Context, a *api, name string, view View[V], r *request, stream string) (doc projections.Doc[V], ok bool, err error) {
-	if err = a.await(ctx, name, view, one(r.token, stream)); err != nil {
-		return doc, false, err
-	}
-	docs, err := view.Get(ctx, []string{stream})
+	docs, err := seen(ctx, a, name, view, one(r.token, stream), func() (map[string]projections.Doc[V], error) {
+		return view.Get(ctx, []string{stream})
+	})
 	doc, ok = docs[stream]
 	return doc, ok, err
 }

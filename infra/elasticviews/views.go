@@ -724,6 +724,16 @@ func (v *Views[V]) targetsOf(at indices) string {
 	return strings.Join(names, ",")
 }
 
+// Turn gives the generation that is live at this moment, whoever made it so.
+func (v *Views[V]) Turn(ctx context.Context) (int, error) {
+	l, err := v.look(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("look which generation of %s is live: %w", v.name, err)
+	}
+	v.saw(l)
+	return l.live, nil
+}
+
 // Get gives the live documents there are of some streams.
 func (v *Views[V]) Get(ctx context.Context, streams []string) (map[string]projections.Doc[V], error) {
 	return v.live.get(ctx, streams)

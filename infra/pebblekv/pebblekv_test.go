@@ -124,12 +124,12 @@ func BenchmarkPut(b *testing.B) {
 }
 
 func BenchmarkBuild(b *testing.B) {
-	b.Run("docs=200000", func(b *testing.B) {
+	b.Run("docs=20000", func(b *testing.B) {
 		v, err := pebblekv.NewBuyers(opened(b))
 		if err != nil {
 			b.Fatal(err)
 		}
-		viewtest.BenchmarkBuild(b, v, 200_000)
+		viewtest.BenchmarkBuild(b, v, 20_000)
 	})
 }
 

@@ -150,26 +150,33 @@ func (b *Buyers) fillList(ctx context.Context, q projections.OrderQuery, found l
 	return page, nil
 }
 
-// join adds those orders to the index's page that it does not list yet.
+// join brings the index's page up to what the cache has: orders that it does not
+// list yet, and those that it lists as they were before.
 func (b *Buyers) join(ctx context.Context, q projections.OrderQuery, page *projections.OrderPage, found list) error {
-	listed := make(map[string]bool, len(page.Items))
+	listed := make(map[string]int, len(page.Items)) // where
 	last := ""
-	for _, doc := range page.Items {
+	for i, doc := range page.Items {
 		last = entry(doc.Body.PlacedAt, doc.Body.State.ID)
-		listed[last] = true
+		listed[last] = i
 	}
-	missing := map[string]bool{}
+	wanted := map[string]bool{}
 	var streams []string
 	for _, e := range found.entries {
-		if !listed[e] && (page.Next == nil || e > last) {
-			missing[e] = true
+		if page.Next == nil || e >= last {
+			wanted[e] = true
 			streams = append(streams, streamFor(entryID(e)))
 		}
 	}
 	docs, err := b.get(ctx, streams)
 	for _, doc := range docs {
-		if r, fault := encode(doc); fault == nil && r.buyer == q.Buyer && missing[r.entry] {
+		r, fault := encode(doc)
+		if fault != nil || r.buyer != q.Buyer || !wanted[r.entry] {
+			continue
+		}
+		if i, ok := listed[r.entry]; !ok {
 			page.Items = append(page.Items, doc)
+		} else if doc.Revision > page.Items[i].Revision {
+			page.Items[i] = doc
 		}
 	}
 	slices.SortFunc(page.Items, func(x, y projections.Doc[projections.Order]) int {

@@ -134,7 +134,7 @@ func BenchmarkPut(b *testing.B) {
 }
 
 func BenchmarkBuild(b *testing.B) {
-	for _, docs := range []int{20_000, 100_000} {
+	for _, docs := range []int{5_000, 20_000} {
 		b.Run(fmt.Sprintf("docs=%d", docs), func(b *testing.B) { viewtest.BenchmarkBuild(b, opened(b).Orders(), docs) })
 	}
 }
