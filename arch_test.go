@@ -66,6 +66,12 @@ var doors = map[string]door{
 	"infra/redisviews":   {ours: []string{"domain", "projections"}, others: []string{"github.com/redis/go-redis", "github.com/sony/gobreaker"}},
 	"infra/sqliteviews":  {ours: []string{"domain", "projections"}, others: []string{"modernc.org/sqlite", modSync}},
 
+	// Payment channels.
+	"infra/sandboxpay": {ours: []string{"domain", "commands"}, others: []string{"github.com/gofrs/flock", modSync}},
+	"infra/wechatpay":  {ours: []string{"domain", "commands"}, others: []string{"github.com/wechatpay-apiv3/wechatpay-go"}},
+	"infra/alipay":     {ours: []string{"domain", "commands"}, others: []string{"github.com/smartwalle/alipay"}},
+	"infra/stripepay":  {ours: []string{"domain", "commands"}, others: []string{"github.com/stripe/stripe-go"}},
+
 	// The edge of both APIs.
 	"infra/metrics":  {ours: []string{"domain", "projections"}, others: []string{"github.com/prometheus/client_golang"}},
 	"infra/problem":  {ours: []string{"domain"}, others: []string{modGin}},
