@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"strconv"
 	"time"
 
@@ -74,6 +75,7 @@ type news struct {
 	Progress   *progressNews            `json:"progress,omitempty"`
 	Difference *projections.Difference  `json:"difference,omitempty"`
 	Parked     *projections.Parked      `json:"parked,omitempty"`
+	Stuck      *stuckNews               `json:"stuck,omitempty"`
 	Event      *shownEvent              `json:"event,omitempty"` // the one a stream is parked at
 	Verified   *projections.Verified    `json:"verified,omitempty"`
 	Poison     *projections.PoisonError `json:"poison,omitempty"`
@@ -223,11 +225,24 @@ func (s *system) do(ctx context.Context, j job, tell func(news) error) error {
 	if !known {
 		return fmt.Errorf("there is no job %q", j.Do)
 	}
+	did := 0
+	also, only := j.aboutProcesses()
+	if also && s.shop != nil {
+		found, err := s.doStuck(ctx, j, tell)
+		if err != nil || only {
+			return err
+		}
+		if found {
+			did++
+		}
+	}
+	if also {
+		j.Views = slices.DeleteFunc(slices.Clone(j.Views), func(name string) bool { return name == processView })
+	}
 	chosen, err := s.views.choose(j.Views)
 	if err != nil {
 		return err
 	}
-	did := 0
 	for _, v := range chosen {
 		if j.Stay && v.cache {
 			if len(chosen) == 1 {
@@ -478,7 +493,8 @@ func (s *system) drop(ctx context.Context, v viewTool, j job, tell func(news) er
 // ask carries out a job where the views are: in the process that owns the data
 // folder, or here when nobody does.
 func ask(ctx context.Context, cfg config, j job, tell func(news) error) error {
-	s, err := openSystem(ctx, cfg, needs{log: true, views: true})
+	also, _ := j.aboutProcesses()
+	s, err := openSystem(ctx, cfg, needs{log: true, views: true, shop: also})
 	if errors.Is(err, errOwned) {
 		return askOwner(ctx, cfg, j, tell)
 	}

@@ -26,7 +26,7 @@ func newBenchCommand(cfg config) *cobra.Command {
 			return usage(errors.New("which scenario? (cartwright bench -h lists them)"))
 		},
 	}
-	cmd.AddCommand(newBenchReplayCommand(cfg), newBenchCheckoutCommand(), newBenchOwnWritesCommand())
+	cmd.AddCommand(newBenchReplayCommand(cfg), newBenchCheckoutCommand(), newBenchCallbacksCommand(), newBenchOwnWritesCommand())
 	return cmd
 }
 

@@ -62,6 +62,10 @@ type config struct {
 	ArchiveAfter time.Duration `env:"CARTWRIGHT_ARCHIVE_AFTER" envDefault:"2160h"` // since an order was closed
 	ArchiveEvery time.Duration `env:"CARTWRIGHT_ARCHIVE_EVERY" envDefault:"24h"`   // 0: only when asked
 	Erasures     string        `env:"CARTWRIGHT_ERASURES"`
+	Channels     channelConfig
+	Commission   int64         `env:"CARTWRIGHT_COMMISSION"`                       // basis points
+	Complete     time.Duration `env:"CARTWRIGHT_COMPLETE_AFTER" envDefault:"168h"` // since all was delivered; 0 is never
+	PollAfter    time.Duration `env:"CARTWRIGHT_POLL_AFTER" envDefault:"1m"`
 	Metrics      string        `env:"CARTWRIGHT_METRICS"`
 }
 
@@ -167,6 +171,9 @@ func (c *config) check() error {
 	}
 	if c.RateLimit < 0 || c.RateBurst < 1 || c.RedisCache.Keep < 0 {
 		errs = append(errs, errors.New("CARTWRIGHT_RATE_LIMIT and CARTWRIGHT_REDIS_KEEP are not negative, CARTWRIGHT_RATE_BURST is at least 1"))
+	}
+	if c.Commission < 0 || c.Commission > 10_000 || c.Complete < 0 || c.PollAfter <= 0 {
+		errs = append(errs, errors.New("CARTWRIGHT_COMMISSION is 0 to 10000 basis points, CARTWRIGHT_COMPLETE_AFTER not negative, CARTWRIGHT_POLL_AFTER more than nothing"))
 	}
 	if c.ArchiveAfter <= 0 || c.ArchiveEvery < 0 {
 		errs = append(errs, errors.New("CARTWRIGHT_ARCHIVE_AFTER is more than nothing, CARTWRIGHT_ARCHIVE_EVERY is not negative"))

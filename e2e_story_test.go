@@ -84,7 +84,11 @@ func TestNonsenseIsRefusedAndLeavesNothing(t *testing.T) {
 		change(body)
 		return body
 	}
-	before, _ := tool(t, "events", "--data", s.data, "order", "inventory", "account", "offer")
+	var before string
+	eventually(t, "the deposit has its other leg", func() bool {
+		before, _ = tool(t, "events", "--data", s.data, "order", "inventory", "account", "offer")
+		return strings.Contains(before, "account.posted")
+	})
 	for name, tt := range map[string]struct {
 		method, path string
 		body         any
@@ -415,6 +419,10 @@ func TestRealOrders(t *testing.T) {
 	if out, code := tool(t, "verify", "--data", s.data); code != 0 {
 		t.Errorf("verify: %d: %s", code, out)
 	}
+	eventually(t, "every seller is settled with", func() bool {
+		out, code := tool(t, "reconcile", "--data", s.data, "--json")
+		return code == 0 && !strings.Contains(out, `"under_way":[{`)
+	})
 }
 
 func TestAnImportWithoutBackdatingWritesNothing(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 //
 //   - orders and accounts, which are searched and summed, in Elasticsearch or
 //     in SQLite;
-//   - stock, offers and deadlines, where the orders are: in Elasticsearch, or
+//   - stock, offers, payments and deadlines, where the orders are: in Elasticsearch, or
 //     else in Pebble. They are no cache, so not in Redis;
 //   - single orders and buyers' newest in Redis, as a cache before the orders,
 //     or else in Pebble. With Elasticsearch and no Redis, it answers for them.
@@ -92,6 +92,9 @@ func (v *views) openEmbedded(ctx context.Context, cfg config, f *folder, log *sl
 	if v.stock, err = embedded(v, kv, projections.StockView()); err != nil {
 		return err
 	}
+	if v.payments, err = embedded(v, kv, projections.PaymentsView()); err != nil {
+		return err
+	}
 	v.offers, err = embedded(v, kv, projections.OffersView())
 	return err
 }
@@ -150,6 +153,9 @@ func (v *views) openElasticsearch(ctx context.Context, cfg config, log *slog.Log
 		live: func() liveView[projections.Timer] { return deadlines.Live() },
 	})
 	if v.stock, err = indexed(ctx, v, db, projections.StockView()); err != nil {
+		return err
+	}
+	if v.payments, err = indexed(ctx, v, db, projections.PaymentsView()); err != nil {
 		return err
 	}
 	v.offers, err = indexed(ctx, v, db, projections.OffersView())

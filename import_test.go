@@ -433,7 +433,7 @@ func mustImport(t *testing.T, url, text string) importReport {
 }
 
 // books sums what stock and accounts say, for all SKUs and owners together.
-type books struct{ OnHand, Held, Allocated, Buyers, Escrow int64 }
+type books struct{ OnHand, Held, Allocated, Buyers, Sellers, Escrow int64 }
 
 func (s *importShop) books(t *testing.T) (b books) {
 	t.Helper()
@@ -449,9 +449,12 @@ func (s *importShop) books(t *testing.T) (b books) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a.ID == account.Escrow("BRL") {
+		switch {
+		case a.ID == account.Escrow("BRL"):
 			b.Escrow += a.Balance
-		} else {
+		case account.IsSeller(a.ID):
+			b.Sellers += a.Balance
+		case !account.IsPlatform(a.ID):
 			b.Buyers += a.Balance
 		}
 	}
@@ -462,8 +465,11 @@ func (s *importShop) books(t *testing.T) (b books) {
 // is on the shelf, what was not sold is with its buyer.
 var theBooks = books{
 	OnHand: 3 /* paid */ + 2 /* refunded */ + 2 /* pending */, Held: 2, Allocated: 3,
-	Buyers: 2 * 620, Escrow: theGross - 2*620 - 620, // less the refunded, less the one that is not paid
+	Buyers: 2 * 620, Sellers: theEarned, Escrow: theGross - 2*620 - 620 - theEarned, // less the refunded, less the one that is not paid
 }
+
+// theEarned is what the orders cost that are completed: their sellers have it.
+const theEarned = 3330
 
 func TestAnImportEndsAsTheFileSaysAndASecondRunChangesNothing(t *testing.T) {
 	s := newImportShop(t, true)

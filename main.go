@@ -86,7 +86,7 @@ Every setting is a flag or an environment variable; -h on each command names bot
 	root.AddCommand(newPartCommands(cfg)...)
 	root.AddCommand(newEventsCommand(cfg), newReplayCommand(cfg), newVerifyCommand(cfg), newParkCommand(cfg), newStatusCommand(cfg), newHealthCommand(cfg))
 	root.AddCommand(newArchiveCommand(cfg), newEraseCommand(cfg), newNodeCommand(cfg), newCopyCommand(cfg), newBackupCommand(cfg), newRestoreCommand(cfg))
-	root.AddCommand(newImportCommand(), newBenchCommand(cfg))
+	root.AddCommand(newImportCommand(), newReconcileCommand(cfg), newBenchCommand(cfg), newSandboxChannelCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	return root, nil
 }

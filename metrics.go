@@ -39,9 +39,13 @@ func (r *running) startMetrics(ctx context.Context, g *errgroup.Group) error {
 		})
 	}
 	if r.runner != nil {
-		m.Reactions(func() (done, failed int64) {
+		m.Reactions(func() (done, failed, parked int64) {
 			s := r.runner.Status()
-			return s.Done, s.Failed
+			return s.Done, s.Failed, s.Parked
+		})
+		m.Stuck(func(ctx context.Context) (int, error) {
+			waiting, wrong := r.shop.Stuck(ctx)
+			return len(waiting), wrong
 		})
 	}
 	if r.cfg.Metrics == "" {

@@ -16,7 +16,7 @@ const tokenWait = 5 * time.Second
 func (r *running) reads() readapi.Config {
 	return readapi.Config{
 		Log: r.log, CursorSecret: r.secret("cursor"),
-		Buyers: r.views.buyers, Index: r.views.index, Stock: r.views.stock, Offers: r.views.offers, Accounts: r.views.accounts,
+		Buyers: r.views.buyers, Index: r.views.index, Stock: r.views.stock, Offers: r.views.offers, Accounts: r.views.accounts, Payments: r.views.payments,
 		Store: r.store, Events: r.events, Keys: r.ring, Erased: keyring.ErrErased,
 		Flushed: r.views.set.Flushed, Wait: tokenWait, Newest: r.newest, Waited: r.metrics.Waited,
 	}

@@ -188,7 +188,7 @@ func (r *running) startRelay(ctx context.Context, g *errgroup.Group) error {
 	r.relay = &relay.Relay{
 		Name: r.bookmark, Source: r.store, Bus: bus, Marks: r.store, Log: r.log,
 		// Bookmarks, keys, ids and snapshots never reach the bus.
-		Prefixes: []string{"order-", "inventory-", "account-", "offer-"},
+		Prefixes: categories(),
 	}
 	if r.broker != nil {
 		r.relay.Disk = r.broker
@@ -230,7 +230,10 @@ func (r *running) startProcess(ctx context.Context, g *errgroup.Group) error {
 		return err
 	}
 	r.opened(func(context.Context) error { return sub.Close() })
-	r.runner = &process.Runner{Name: "orders", Subscriber: sub, Topic: r.cfg.topic(), React: r.shop.React, Log: r.log}
+	r.runner = &process.Runner{
+		Name: "orders", Subscriber: sub, Topic: r.cfg.topic(), React: r.shop.React, Log: r.log,
+		Park: r.shop.Park, Passing: commands.Passes,
+	}
 	g.Go(func() error { return r.runner.Run(ctx) })
 	timers := commands.Timers{Shop: r.shop, Deadlines: dues{r.views.deadlines}, Log: r.log}
 	g.Go(func() error { return timers.Run(ctx) })
@@ -308,7 +311,7 @@ func (r *running) engine() (*gin.Engine, error) {
 	}
 	if r.part.write {
 		err = writeapi.Routes(engine, writeapi.Config{
-			Log: r.log, Shop: r.shop, DigestSecret: r.secret("digest"), AllowBackdating: r.cfg.Backdating,
+			Log: r.log, Shop: r.shop, Channels: r.listeners, DigestSecret: r.secret("digest"), AllowBackdating: r.cfg.Backdating,
 		})
 	}
 	if err == nil && r.part.read {
@@ -349,8 +352,11 @@ func (r *running) checks() []httpedge.Check {
 	return checks
 }
 
-// categories are those of the streams that have views.
-func categories() []string { return []string{"order-", "inventory-", "account-", "offer-"} }
+// categories are those of the streams that others hear of: views and processes.
+// Keys, bookmarks and lists of our own never reach the bus.
+func categories() []string {
+	return []string{"order-", "inventory-", "account-", "offer-", "payment-", "trade-"}
+}
 
 // catchUp brings the views of this process's own folder up to the log after a
 // stop that may have taken from them what they had told the bus they had:

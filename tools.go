@@ -309,13 +309,17 @@ func showStatus(w io.Writer, n news) error {
 func newParkCommand(cfg config) *cobra.Command {
 	park := &cobra.Command{
 		Use:   "park",
-		Short: "Look after streams that a view can't follow",
+		Short: "Look after streams that a view or a process can't follow",
 		Long: `A stream whose next event can't be read, or can't have happened, is parked in the
 view that found out; all other streams go on, and later events of that stream
 wait in order. list names them; show prints the event that one stands at, as the
 log has it; redrive reads them from the log again, once the cause is mended; drop
 gives one up that will never be: its document stays as it is, nobody is reminded
-of it, and no replay stops at it. The reason, who and when stay in its record.`,
+of it, and no replay stops at it. The reason, who and when stay in its record.
+
+Under the name of processes stand streams that call for something which could not
+be brought about: stock that is not there, an account that refuses. They are tried
+again every ten minutes, by redrive, and whenever something happens to them.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return usage(errors.New("list, show, redrive or drop?")) },
 	}
@@ -362,6 +366,9 @@ func newParkJob(cfg config, name, short string, j job) *cobra.Command {
 }
 
 func showParked(w io.Writer, n news) error {
+	if n.Stuck != nil {
+		return showStuck(w, *n.Stuck)
+	}
 	p := n.Parked
 	if p == nil {
 		return nil

@@ -24,6 +24,7 @@ type views struct {
 	accounts  readapi.Accounts
 	stock     readapi.View[projections.Stock]
 	offers    readapi.View[projections.Offer]
+	payments  readapi.View[projections.Payment]
 	deadlines dueList
 
 	archive projections.Archiver // the order index in two tiers

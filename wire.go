@@ -19,6 +19,7 @@ import (
 	"cartwright/infra/keyring"
 	"cartwright/infra/metrics"
 	"cartwright/infra/redisviews"
+	"cartwright/writeapi"
 )
 
 // needs says what a part cannot do without.
@@ -51,6 +52,8 @@ type system struct {
 	views     *views
 	ring      *keyring.Ring
 	shop      *commands.Shop
+	channels  map[string]commands.Channel
+	listeners map[string]writeapi.Listener
 	metrics   *metrics.Metrics                     // nil in tools
 	written   *otter.Cache[string, event.Revision] // how far this process has written orders lately; nil where it writes none
 
@@ -254,7 +257,13 @@ func (s *system) openShop(ctx context.Context, need needs) (err error) {
 	if s.written, err = otter.New(&otter.Options[string, event.Revision]{MaximumSize: ordersNoted}); err != nil {
 		return err
 	}
-	setup := commands.Setup{Store: notingStore{s.store, s.written}, Sealer: s.ring, PayWithin: s.cfg.PayWithin}
+	if err = s.openChannels(); err != nil {
+		return err
+	}
+	setup := commands.Setup{
+		Store: notingStore{s.store, s.written}, Sealer: s.ring, PayWithin: s.cfg.PayWithin,
+		Channels: s.channels, PollAfter: s.cfg.PollAfter, CompleteAfter: s.cfg.Complete, Commission: s.cfg.Commission, Alarm: s.alarm,
+	}
 	if s.redis != nil {
 		setup.Register = register{s.redis.Keys()}
 	}

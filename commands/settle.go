@@ -13,24 +13,46 @@ import (
 	"cartwright/domain/order"
 )
 
-// Follows tells the events after which an order has something to settle.
+// Follows tells the events after which something is to be brought about.
 func Follows() []string {
 	return []string{
-		"order.placed", "order.paid", "order.cancelled", "order.parcel_shipped", "order.refund_issued",
+		"order.placed", "order.paid", "order.cancelled", "order.parcel_shipped", "order.refund_issued", "order.completed",
+		"payment.captured", "payment.mismatched", "payment.refund_requested", "payment.refund_redirected",
+		"payment.refund_succeeded", "payment.refund_posted",
+		"trade.orphaned", "account.deposited", "account.withdrawn",
 	}
 }
 
-// React is the process that follows orders: it brings about what an event of
-// an order calls for. It may be told of an event again, late, or out of turn,
-// since Settle looks at the order and not at the event.
+// React is the process that follows events: it brings about what they call for.
+// It may be told of an event again, late, or out of turn, since it looks at what
+// the stream has come to and not at the event. Where it succeeds for a stream that
+// was parked, that is parked no more.
 func (s *Shop) React(ctx context.Context, r event.Recorded) error {
-	if event.Category(r.Stream) != "order" || !slices.Contains(Follows(), r.Name) {
+	if !slices.Contains(Follows(), r.Name) {
 		return nil
 	}
-	if r.Name == "order.placed" && !s.hasSiblings(r) {
-		return nil // most orders: it is not worth a read of the stream
+	if err := s.follow(ctx, r); err != nil {
+		return err
 	}
-	return s.Settle(ctx, event.SubjectID(r.Stream))
+	return s.free(ctx, r.Stream, "process")
+}
+
+func (s *Shop) follow(ctx context.Context, r event.Recorded) error {
+	id := event.SubjectID(r.Stream)
+	switch event.Category(r.Stream) {
+	case "order":
+		if r.Name == "order.placed" && !s.hasSiblings(r) {
+			return nil // most orders: it is not worth a read of the stream
+		}
+		return s.Settle(ctx, id)
+	case "payment":
+		return s.followPayment(ctx, id, r)
+	case "trade":
+		return s.postOrphan(ctx, id)
+	case "account":
+		return s.postOutside(ctx, id, r)
+	}
+	return nil
 }
 
 // hasSiblings tells whether a placed order's checkout has others. What can't be
@@ -42,7 +64,8 @@ func (s *Shop) hasSiblings(r event.Recorded) bool {
 
 // Settle brings about everything that is decided in an order's stream and not
 // yet recorded there as done: its siblings placed, stock committed, released,
-// shipped and given back, money captured, freed and refunded. Each step is
+// shipped and given back, money captured, freed and refunded, and its seller
+// settled with. Each step is
 // known again by a key of its own where it is taken, and recorded in the order
 // last; so a crash between any two of them is made up for by the next call, and
 // a call when all is done reads one stream and does nothing
@@ -58,7 +81,7 @@ func (s *Shop) Settle(ctx context.Context, id string) error {
 		}
 	}
 	for _, step := range []func(context.Context, order.Order) error{
-		s.settleCancel, s.settleStock, s.settlePayment, s.settleParcels, s.settleRefunds,
+		s.settleCancel, s.settleStock, s.settlePayment, s.settleParcels, s.settleSeller, s.settleRefunds,
 	} {
 		if err := step(ctx, o); err != nil {
 			return fmt.Errorf("settle order %s: %w", id, err)
@@ -140,12 +163,12 @@ func (s *Shop) settleStock(ctx context.Context, o order.Order) error {
 }
 
 // settlePayment posts the journal of a capture: out of the buyer's account,
-// into escrow.
+// into escrow. What a channel took is in escrow before an order hears of it.
 func (s *Shop) settlePayment(ctx context.Context, o order.Order) error {
 	if !wasPaid(o) || o.PaymentCaptured {
 		return nil
 	}
-	if total := o.Total(); total > 0 {
+	if total := o.Total(); total > 0 && o.PaymentID == "" {
 		escrow, journal := account.Escrow(o.Currency), "capture-"+o.ID
 		_, err := s.accounts.Handle(ctx, o.Buyer, as(o, "capture"), account.Capture{
 			Order: o.ID, Amount: total, Journal: journal, To: escrow,
@@ -197,6 +220,9 @@ func (s *Shop) settleRefunds(ctx context.Context, o order.Order) error {
 		if err := s.refundMoney(ctx, o, refund); err != nil {
 			return err
 		}
+		if back, err := s.refundIsBack(ctx, o, refund); err != nil || !back {
+			return err // the payment's next event brings us here again
+		}
 		step := fmt.Sprintf("refund/%d/recorded", refund.Refund)
 		if err := s.record(ctx, o, step, order.RecordRefundSettled{Refund: refund.Refund}); err != nil {
 			return err
@@ -224,27 +250,6 @@ func (s *Shop) refundStock(ctx context.Context, o order.Order, refund order.Repa
 	return s.inStock(ctx, o, "restock/"+key, returned, func(n int64) inventory.Command {
 		return inventory.Restock{Order: o.Checkout, Refund: key, Quantity: n}
 	})
-}
-
-// refundMoney posts the journal of a refund: out of escrow, to the buyer.
-func (s *Shop) refundMoney(ctx context.Context, o order.Order, refund order.Repayment) error {
-	if refund.Amount == 0 {
-		return nil
-	}
-	escrow, journal := account.Escrow(o.Currency), "refund-"+keyOf(o.ID, refund.Refund)
-	_, err := s.accounts.Handle(ctx, escrow, as(o, journal), account.Debit{
-		Currency: o.Currency, Amount: refund.Amount, Journal: journal, To: o.Buyer, Reason: "refund",
-	})
-	if err != nil {
-		return fmt.Errorf("debit %s: %w", escrow, err)
-	}
-	_, err = s.accounts.Handle(ctx, o.Buyer, as(o, journal), account.Credit{
-		Account: o.Buyer, Currency: o.Currency, Amount: refund.Amount, Journal: journal, From: escrow, Reason: "refund",
-	})
-	if err != nil {
-		return fmt.Errorf("credit %s: %w", o.Buyer, err)
-	}
-	return nil
 }
 
 // gone says that a thing does not exist, which for a timer is an answer.

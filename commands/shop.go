@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,7 +17,10 @@ import (
 	"cartwright/domain/inventory"
 	"cartwright/domain/order"
 	"cartwright/domain/orderid"
+	"cartwright/domain/payment"
 	"cartwright/domain/personal"
+	"cartwright/domain/stuck"
+	"cartwright/domain/trade"
 )
 
 // A Sealer encrypts an address under its buyer's own key, making the key when
@@ -39,6 +43,12 @@ type Setup struct {
 	Now       func() time.Time // time.Now if nil
 	PayWithin time.Duration    // the constant PayWithin if 0
 	Register  Register         // nil where this process is the only one
+
+	Channels      map[string]Channel // for payments from outside, by name
+	PollAfter     time.Duration      // when a channel is asked that has said nothing; PollAfter if 0
+	CompleteAfter time.Duration      // after the delivery of all of an order; 0 is never
+	Commission    int64              // of what sellers earn, in basis points
+	Alarm         func(context.Context, Alarm)
 }
 
 // A Register remembers for all processes which order a request has placed, for
@@ -61,6 +71,16 @@ type Shop struct {
 	placed    *otter.Cache[string, string]   // order ids, by the cause that placed them
 	register  Register                       // the same, of all processes; may be nil
 
+	channels      map[string]Channel
+	pollAfter     time.Duration
+	completeAfter time.Duration
+	commission    int64
+	alarm         func(context.Context, Alarm)
+	parked        sync.Map // names of streams that this process knows to be parked
+
+	payments *Handler[payment.Payment, payment.Command, payment.Event]
+	trades   *Handler[trade.Trade, trade.Command, trade.Event]
+	stuck    *Handler[stuck.List, stuck.Command, stuck.Event]
 	orders   *Handler[order.Order, order.Command, order.Event]
 	stock    *Handler[inventory.Stock, inventory.Command, inventory.Event]
 	accounts *Handler[account.Account, account.Command, account.Event]
@@ -73,6 +93,7 @@ func Events() (*event.Registry, error) {
 	var types []event.Type
 	for _, some := range [][]event.Type{
 		order.Types(), inventory.Types(), account.Types(), catalog.Types(), orderid.Types(), personal.Types(),
+		payment.Types(), trade.Types(), stuck.Types(),
 	} {
 		types = append(types, some...)
 	}
@@ -90,6 +111,15 @@ func Open(s Setup) (*Shop, error) {
 	if s.PayWithin <= 0 {
 		s.PayWithin = PayWithin
 	}
+	if s.PollAfter <= 0 {
+		s.PollAfter = PollAfter
+	}
+	if s.Alarm == nil {
+		s.Alarm = func(context.Context, Alarm) {}
+	}
+	if err := s.checkMoney(); err != nil {
+		return nil, err
+	}
 	events, err := Events()
 	if err != nil {
 		return nil, err
@@ -102,8 +132,14 @@ func Open(s Setup) (*Shop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache of placed checkouts: %w", err)
 	}
-	shop := &Shop{sealer: s.Sealer, now: s.Now, payWithin: s.PayWithin, draw: newDrawer(s.Now), begun: begun, placed: placed, register: s.Register}
+	shop := &Shop{
+		sealer: s.Sealer, now: s.Now, payWithin: s.PayWithin, draw: newDrawer(s.Now), begun: begun, placed: placed, register: s.Register,
+		channels: s.Channels, pollAfter: s.PollAfter, completeAfter: s.CompleteAfter, commission: s.Commission, alarm: s.Alarm,
+	}
 	return shop, errors.Join(
+		open(&shop.payments, s, events, "payment", payment.Decider, nil),
+		open(&shop.trades, s, events, "trade", trade.Decider, nil),
+		open(&shop.stuck, s, events, "stuck", stuck.Decider, nil),
 		open(&shop.orders, s, events, "order", order.Decider, nil),
 		open(&shop.stock, s, events, "inventory", inventory.Decider, reservationEvent),
 		open(&shop.accounts, s, events, "account", account.Decider, journalEvent),
@@ -141,7 +177,7 @@ func journalEvent(e account.Event) bool {
 	switch e.(type) {
 	case account.Opened, account.Deposited, account.Withdrawn:
 		return false
-	case account.Held, account.Captured, account.Released, account.Credited, account.Debited:
+	case account.Held, account.Captured, account.Released, account.Credited, account.Debited, account.Posted:
 		return true
 	}
 	return false
@@ -149,6 +185,9 @@ func journalEvent(e account.Event) bool {
 
 // Close waits for the commands under way.
 func (s *Shop) Close() {
+	s.payments.Close()
+	s.trades.Close()
+	s.stuck.Close()
 	s.orders.Close()
 	s.stock.Close()
 	s.accounts.Close()
@@ -172,8 +211,13 @@ func (s *Shop) Account(ctx context.Context, r Request, id string, c account.Comm
 	return s.accounts.Handle(ctx, id, r, c)
 }
 
-// Order changes an order that stands.
+// Order changes an order that stands. What is delivered now completes by itself
+// some day; what an import says was delivered in the past does not.
 func (s *Shop) Order(ctx context.Context, r Request, id orderid.ID, c order.Command) (Done[order.Event], error) {
+	if d, ok := c.(order.Deliver); ok && r.At.IsZero() && s.completeAfter > 0 {
+		d.Completes = s.now().Add(s.completeAfter).UTC().Truncate(time.Millisecond)
+		c = d
+	}
 	return s.orders.Handle(ctx, string(id), r, c)
 }
 

@@ -15,6 +15,7 @@ import (
 	"cartwright/domain/event"
 	"cartwright/domain/inventory"
 	"cartwright/domain/order"
+	"cartwright/domain/payment"
 )
 
 // Due is a stream that wanted to be looked at by now.
@@ -30,8 +31,9 @@ type Deadlines interface {
 	Due(ctx context.Context, now time.Time, after *Due, limit int) ([]Due, error)
 }
 
-// Timers fire what is due: payments that did not come, and holds that nobody
-// stands behind any more.
+// Timers fire what is due: payments that did not come, holds that nobody stands
+// behind any more, orders that complete by themselves, and channels that have
+// said nothing.
 //
 // # Why
 //
@@ -48,13 +50,20 @@ type Timers struct {
 	Every     time.Duration // a second if 0
 	Log       *slog.Logger
 
-	later map[string]time.Time // streams that were looked at, and need it again then
+	later   map[string]nextLook // streams that were looked at, and need it again then
+	retried time.Time           // when what is parked was last tried
 }
+
+// A nextLook is when a stream that was due is looked at again, unless it is due
+// for another reason by then.
+type nextLook struct{ was, at time.Time }
 
 const (
 	dueAtOnce    = 500
 	firedAtOnce  = 32
 	afterFailure = 10 * time.Second
+	retryEvery   = 10 * time.Minute
+	refundPause  = 5 // so many times PollAfter
 )
 
 // Run looks again and again until ctx ends.
@@ -82,7 +91,7 @@ func (t *Timers) Run(ctx context.Context) error {
 func (t *Timers) Fire(ctx context.Context) error {
 	now := t.Shop.now()
 	t.prune(now)
-	var errs []error
+	errs := t.retry(ctx, now)
 	var after *Due
 	for {
 		due, err := t.Deadlines.Due(ctx, now, after, dueAtOnce)
@@ -107,7 +116,7 @@ func (t *Timers) fireAll(ctx context.Context, due []Due, now time.Time) []error 
 	var g errgroup.Group
 	g.SetLimit(firedAtOnce)
 	for i, d := range due {
-		if t.later[d.Stream].After(now) {
+		if next := t.later[d.Stream]; next.was.Equal(d.At) && next.at.After(now) {
 			continue
 		}
 		g.Go(func() error {
@@ -120,7 +129,7 @@ func (t *Timers) fireAll(ctx context.Context, due []Due, now time.Time) []error 
 	_ = g.Wait() // the goroutines keep their errors apart
 	for i, d := range due {
 		if next[i].After(now) { // the view may say "due" for long: it knows a lower bound only, or lags
-			t.later[d.Stream] = next[i]
+			t.later[d.Stream] = nextLook{d.At, next[i]}
 		}
 	}
 	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
@@ -129,10 +138,10 @@ func (t *Timers) fireAll(ctx context.Context, due []Due, now time.Time) []error 
 // prune forgets streams whose time to be looked at again has come.
 func (t *Timers) prune(now time.Time) {
 	if t.later == nil {
-		t.later = map[string]time.Time{}
+		t.later = map[string]nextLook{}
 	}
-	for stream, at := range t.later {
-		if !at.After(now) {
+	for stream, next := range t.later {
+		if !next.at.After(now) {
 			delete(t.later, stream)
 		}
 	}
@@ -148,19 +157,43 @@ func (t *Timers) fire(ctx context.Context, stream string, now time.Time) (time.T
 		return t.Shop.sweepStock(ctx, id, now)
 	case "account":
 		return t.Shop.sweepAccount(ctx, id, now)
+	case "payment":
+		return t.Shop.lookAfter(ctx, id, now)
 	}
 	return time.Time{}, nil
+}
+
+// retry tries again what is parked. What still can't be brought about stays.
+func (t *Timers) retry(ctx context.Context, now time.Time) []error {
+	if now.Sub(t.retried) < retryEvery {
+		return nil
+	}
+	t.retried = now
+	waiting, err := t.Shop.Stuck(ctx)
+	if err != nil {
+		return []error{fmt.Errorf("read what is parked: %w", err)}
+	}
+	for stream := range waiting {
+		if err := t.Shop.Retry(ctx, stream, "timer"); err != nil {
+			t.Log.InfoContext(ctx, "a parked stream stays parked", "stream", stream, "err", err)
+		}
+	}
+	return nil
 }
 
 // lookAgain is when a stream that is still due, for no reason that a timer
 // could do anything about, is looked at again.
 func (s *Shop) lookAgain(now time.Time) time.Time { return now.Add(s.payWithin) }
 
-// timeOut cancels an order that was not paid in time.
+// timeOut cancels an order that was not paid in time, and completes one that
+// nobody has completed in time.
 func (s *Shop) timeOut(ctx context.Context, id string, now time.Time) (time.Time, error) {
 	o, _, err := s.orders.State(ctx, id)
 	if err != nil {
 		return time.Time{}, err
+	}
+	if at := o.CompletesAt(); !at.IsZero() {
+		return s.completeInTime(ctx, o, at, now)
 	}
 	if o.Status != order.StatusPending || o.Deadline.IsZero() {
 		return s.lookAgain(now), nil
@@ -177,6 +210,60 @@ func (s *Shop) timeOut(ctx context.Context, id string, now time.Time) (time.Time
 		return time.Time{}, err
 	}
 	return s.lookAgain(now), s.Settle(ctx, id)
+}
+
+func (s *Shop) completeInTime(ctx context.Context, o order.Order, at, now time.Time) (time.Time, error) {
+	if at.After(now) {
+		return at, nil
+	}
+	r := Request{Cause: "complete/" + o.ID, Correlation: o.Checkout, Actor: "timer"}
+	_, err := s.orders.Handle(ctx, o.ID, r, order.Complete{By: "timer"})
+	if domain.CodeOf(err) == domain.Conflict && !errors.Is(err, event.ErrConflict) {
+		return s.lookAgain(now), nil // it was refunded in the last moment
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return s.lookAgain(now), s.Settle(ctx, o.ID)
+}
+
+// lookAfter asks the channel of a payment that has said nothing, and of refunds
+// that take their time. What nobody paid in time it closes there first, so that
+// no money can come for it any more.
+func (s *Shop) lookAfter(ctx context.Context, id string, now time.Time) (time.Time, error) {
+	p, _, err := s.payments.State(ctx, id)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if !p.Open() {
+		return now.Add(min(refundPause*s.pollAfter, pollAtMost)), s.SettlePayment(ctx, id)
+	}
+	ch, ok := s.channels[p.Channel]
+	if !ok {
+		return time.Time{}, domain.Refuse(domain.Unavailable, "unknown_channel", "The channel %s is not set up here.", p.Channel)
+	}
+	ask, over := ch.Find, !p.Expires.After(now)
+	if over {
+		ask = ch.Close
+	}
+	n, err := ask(ctx, id)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("ask %s: %w", p.Channel, err)
+	}
+	switch {
+	case over && n.Kind != NoticePaid: // closed by us, or never begun
+		return now.Add(pollAtMost), s.recordPayment(ctx, p, "expired", payment.Expire{})
+	case n.Kind != NoticePending:
+		n.Payment = id
+		return now.Add(pollAtMost), s.Notify(ctx, p.Channel, n)
+	}
+	return earlier(now.Add(s.pollPause(p, now)), p.Expires), nil
+}
+
+// pollPause grows with a payment's age: most that are made are made at once.
+func (s *Shop) pollPause(p payment.Payment, now time.Time) time.Duration {
+	age := s.payWithin - p.Expires.Sub(now)
+	return min(max(age/2, s.pollAfter), pollAtMost)
 }
 
 // sweepStock ends the holds of attempts that never placed their order.

@@ -18,7 +18,10 @@ import (
 	"cartwright/domain/inventory"
 	"cartwright/domain/order"
 	"cartwright/domain/orderid"
+	"cartwright/domain/payment"
 	"cartwright/domain/personal"
+	"cartwright/domain/stuck"
+	"cartwright/domain/trade"
 )
 
 // golden holds one file for each version of each event that was ever stored: an
@@ -28,7 +31,7 @@ const golden = "testdata/events"
 
 // stored is every event that can be in a log.
 func stored() []event.Type {
-	return slices.Concat(order.Types(), inventory.Types(), account.Types(), catalog.Types(), orderid.Types(), personal.Types())
+	return slices.Concat(order.Types(), inventory.Types(), account.Types(), catalog.Types(), orderid.Types(), personal.Types(), payment.Types(), stuck.Types(), trade.Types())
 }
 
 func fileOf(name string, version int) string { return fmt.Sprintf("%s.v%d.json", name, version) }

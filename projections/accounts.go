@@ -32,7 +32,7 @@ func applyAccount(a Account, r event.Recorded, decoded any) (Account, error) {
 		a.Fresh = append(a.Fresh, Entry{Account: a.ID, Entry: entry, Balance: a.Balance, At: a.ChangedAt})
 	}
 	a.Held += moneyHeld(e)
-	if a.Held < 0 || a.Balance < a.Held {
+	if a.Held < 0 || a.Balance < a.Held && !account.MayOwe(a.ID) {
 		return a, fmt.Errorf("%s cannot have happened: it leaves a balance of %d and %d of it held", r.Name, a.Balance, a.Held)
 	}
 	a.SweepAt = sweep(a.SweepAt, a.Held, moneyExpiry(e))

@@ -7,6 +7,7 @@ import (
 	"cartwright/domain/catalog"
 	"cartwright/domain/event"
 	"cartwright/domain/order"
+	"cartwright/domain/payment"
 )
 
 // A Doc is one stream's document in a view, with the revision it is at.
@@ -70,6 +71,15 @@ type Account struct {
 	// Fresh are the entries of the events since the document was read. They are
 	// no part of it: an engine stores them beside it, in the same write.
 	Fresh []Entry `json:"-"`
+}
+
+// Payment is the document of one payment: the aggregate's own state, and when
+// things happened.
+type Payment struct {
+	State      payment.Payment `json:"state"`
+	CreatedAt  time.Time       `json:"created_at,omitzero"`
+	CapturedAt time.Time       `json:"captured_at,omitzero"`
+	ChangedAt  time.Time       `json:"changed_at,omitzero"`
 }
 
 // An Entry is one line of an account's statement.

@@ -16,6 +16,7 @@ import (
 	"cartwright/domain/inventory"
 	"cartwright/domain/order"
 	"cartwright/domain/orderid"
+	"cartwright/domain/payment"
 	"cartwright/projections"
 )
 
@@ -296,6 +297,78 @@ func TestACancelledOrderIsDueNoMore(t *testing.T) {
 	}
 	if err := f.add(catalog.Published{}); err == nil {
 		t.Error("an offer has a deadline")
+	}
+}
+
+func TestAPaymentsTimerFollowsItsChannel(t *testing.T) {
+	f := start(t, projections.DeadlinesView(), "payment-1-1")
+	at := func(minutes int) time.Time { return noon.Add(time.Duration(minutes) * time.Minute) }
+	for i, step := range []struct {
+		e    any
+		want time.Time
+	}{
+		{payment.Created{Payment: "1-1", Expires: at(30)}, at(30)},
+		{payment.Asked{Look: at(1)}, at(1)},
+		{payment.Captured{Trade: "t", Amount: 5}, time.Time{}},
+		{payment.Posted{Trade: "t"}, time.Time{}},
+		{payment.RefundRequested{Refund: "a", Amount: 1, Look: at(40)}, at(40)},
+		{payment.RefundRequested{Refund: "b", Amount: 1, Look: at(50)}, at(50)},
+		{payment.RefundProcessing{Refund: "a"}, at(50)},
+		{payment.RefundFailed{Refund: "a"}, at(50)},
+		{payment.RefundSucceeded{Refund: "b"}, at(50)},
+		{payment.RefundRedirected{Refund: "a", To: payment.ToBalance, Look: at(60)}, at(60)},
+		{payment.RefundSucceeded{Refund: "a"}, time.Time{}},
+	} {
+		if err := f.add(step.e); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.doc.Body.Due; !got.Equal(step.want) {
+			t.Errorf("after %d %T: due %v, want %v", i, step.e, got, step.want)
+		}
+	}
+}
+
+func TestADeliveredOrderIsDueToComplete(t *testing.T) {
+	f := start(t, projections.DeadlinesView(), "order-1")
+	for _, step := range []struct {
+		e    any
+		want time.Time
+	}{
+		{order.Placed{Deadline: noon}, noon},
+		{order.Paid{}, time.Time{}},
+		{order.ParcelDelivered{Parcel: 1, Completes: noon.Add(time.Hour)}, noon.Add(time.Hour)},
+		{order.ParcelDelivered{Parcel: 2}, noon.Add(time.Hour)},
+		{order.ParcelDelivered{Parcel: 3, Completes: noon.Add(2 * time.Hour)}, noon.Add(2 * time.Hour)},
+		{order.Completed{}, time.Time{}},
+	} {
+		if err := f.add(step.e); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.doc.Body.Due; !got.Equal(step.want) {
+			t.Errorf("after %T: due %v, want %v", step.e, got, step.want)
+		}
+	}
+}
+
+func TestAPaymentIsItsAggregate(t *testing.T) {
+	f := start(t, projections.PaymentsView(), "payment-1-1")
+	splits := []payment.Split{{Order: "1", Seller: "s", Amount: 5}}
+	for _, e := range []any{
+		payment.Created{Payment: "1-1", Checkout: "1", Buyer: "b", Channel: "alipay", Currency: "CNY", Amount: 5, Splits: splits, Expires: noon},
+		payment.Captured{Trade: "t", Amount: 5},
+	} {
+		if err := f.add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := f.doc.Body; d.State.Status != payment.StatusCaptured || d.CapturedAt.IsZero() || d.CreatedAt.IsZero() {
+		t.Errorf("%+v", d)
+	}
+	if err := f.add(payment.Captured{Trade: "u", Amount: 5}); err == nil {
+		t.Error("a payment was captured twice")
+	}
+	if err := f.add(catalog.Published{}); err == nil {
+		t.Error("an offer is a payment")
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package readapi is the HTTP query API: orders by id, lists and sums of them,
-// stock, offers and accounts, as the views have them.
+// stock, offers, accounts and payments, as the views have them.
 //
 // # Why
 //
@@ -39,6 +39,30 @@
 // most orders, since amounts of several have no sum. The others follow in
 // other_currencies. Where nothing was sold the currency is null, unless one was
 // asked for. All statuses are always there.
+//
+// A payment's status goes on where the aggregate's ends: what was captured is
+// partially_refunded, then refunded, once the money is back and not when that is
+// decided (TestAPaymentSaysWhatHasGoneBack). The money that came unasked and goes
+// back whole is no part of it. How to pay is told while that can be done, and not
+// kept for later: it may be a way into somebody's wallet
+// (TestOnlyAnOpenPaymentTellsHowToPay). Payments are named by their checkout and
+// a number, so a checkout's are asked for by name; a list of them in the view
+// would be one more thing to keep (TestAllPaymentsOfACheckoutAreFound).
+//
+// A settlement statement is the seller's account read through the names of its
+// journals, which say whose order it was (TestASellersSettlements). A view of its
+// own would have the same entries a second time, and could differ.
+//
+// An export has all there is, newest entry first: the view reads that way, and
+// what is entered meanwhile neither moves a row nor a balance. It is a page in
+// memory, whatever its length (TestAFileHasEveryEntryAndHoldsFewAtOnce). After its
+// first page a failure can only cut the connection, for whatever ends in order
+// looks complete (TestHalfAFileDoesNotLookWhole); a number that is missing in the
+// view is such a failure (TestAFileWithAGapIsCutOff). The bound on a request's
+// time is on each of its pages (TestAnExportMayTakeLongerThanARequest). Texts that
+// a spreadsheet would run begin with an apostrophe there, and nowhere else
+// (TestACellIsNeverAFormula); amounts are numbers, as minor units and with the
+// currency's digits (TestAmountsHaveTheDigitsOfTheirCurrency).
 package readapi
 
 import (
@@ -101,6 +125,7 @@ type Config struct {
 	Stock    View[projections.Stock]
 	Offers   View[projections.Offer]
 	Accounts Accounts
+	Payments View[projections.Payment]
 
 	Store  Log // for an order whose document is behind
 	Events *event.Registry
@@ -133,7 +158,7 @@ func Routes(r gin.IRouter, cfg Config) error {
 	if cfg.Log == nil || cfg.Store == nil || cfg.Events == nil || cfg.Keys == nil || cfg.Erased == nil {
 		return errors.New("the read API needs a log, a store with its events, and keys with what they say of an erased buyer")
 	}
-	if cfg.Buyers == nil || cfg.Index == nil || cfg.Stock == nil || cfg.Offers == nil || cfg.Accounts == nil {
+	if cfg.Buyers == nil || cfg.Index == nil || cfg.Stock == nil || cfg.Offers == nil || cfg.Accounts == nil || cfg.Payments == nil {
 		return errors.New("the read API needs all views")
 	}
 	if len(cfg.CursorSecret) < minSecret {
@@ -150,9 +175,18 @@ func Routes(r gin.IRouter, cfg Config) error {
 	v1.GET("/buyers/:buyer_id/orders", a.query(a.buyersOrders, listParameters...))
 	v1.GET("/sellers/:seller_id/orders", a.query(a.sellersOrders, listParameters...))
 	v1.GET("/sellers/:seller_id/summary", a.query(a.summary, "from", "to", "interval", "currency"))
+	a.moneyRoutes(v1)
+	return nil
+}
+
+func (a *api) moneyRoutes(v1 gin.IRouter) {
 	v1.GET("/accounts/:account_id", a.query(a.account))
 	v1.GET("/accounts/:account_id/entries", a.query(a.entries, "limit", "cursor"))
-	return nil
+	v1.GET("/accounts/:account_id/statement.csv", a.export(a.statementFile))
+	v1.GET("/sellers/:seller_id/settlements", a.query(a.settlements, "currency", "limit", "cursor"))
+	v1.GET("/sellers/:seller_id/settlements.csv", a.export(a.settlementsFile, "currency"))
+	v1.GET("/payments/:payment_id", a.query(a.payment))
+	v1.GET("/checkouts/:order_id/payments", a.query(a.checkoutPayments))
 }
 
 // listParameters are what a list of orders can be asked for.

@@ -253,11 +253,30 @@ func TestBadQueriesAreRefused(t *testing.T) {
 		"/v1/sellers/1/summary?currency=XXX":                "invalid_parameter",
 		"/v1/accounts/1/entries?limit=x":                    "invalid_parameter",
 		"/v1/accounts/1/entries?cursor=":                    "invalid_parameter",
+		"/v1/accounts/seller.1.XXX":                         "unknown_currency",
+		"/v1/accounts/seller.1":                             "invalid_id",
+		"/v1/accounts/seller.1.BRL/entries?limit=0":         "invalid_parameter",
+		"/v1/accounts/a@b/statement.csv":                    "invalid_id",
+		"/v1/accounts/1/statement.csv?limit=1":              "unknown_parameter",
+		"/v1/sellers/1/settlements":                         "invalid_parameter",
+		"/v1/sellers/1/settlements?currency=":               "invalid_parameter",
+		"/v1/sellers/1/settlements?currency=brl":            "invalid_parameter",
+		"/v1/sellers/1/settlements?currency=BRL&limit=0":    "invalid_parameter",
+		"/v1/sellers/1/settlements?currency=BRL&cursor=x":   "cursor_invalid",
+		"/v1/sellers/1/settlements?currency=BRL&status=x":   "unknown_parameter",
+		"/v1/sellers/a@b/settlements?currency=BRL":          "invalid_id",
+		"/v1/sellers/1/settlements.csv":                     "invalid_parameter",
+		"/v1/sellers/1/settlements.csv?currency=X":          "invalid_parameter",
+		"/v1/sellers/1/settlements.csv?currency=BRL&limit=": "unknown_parameter",
+		"/v1/payments/a@b":                                  "invalid_id",
+		"/v1/payments/1?full=yes":                           "unknown_parameter",
+		"/v1/checkouts/1/payments":                          "invalid_order_id",
+		"/v1/checkouts/0598392000000123456/payments?x=1":    "unknown_parameter",
 	} {
 		w.refused(w.get(path), http.StatusBadRequest, slug)
 	}
 	w.refused(w.get("/v1/skus/a", "Cartwright-Token", "nonsense"), http.StatusBadRequest, "token_invalid")
-	if w.buyers.asked+w.index.asked+w.stock.asked+w.offers.asked+w.accounts.asked != 0 {
+	if w.buyers.asked+w.index.asked+w.stock.asked+w.offers.asked+w.accounts.asked+w.payments.asked != 0 {
 		t.Error("a view was asked")
 	}
 	doc := w.refused(w.get("/v1/buyers/1/orders?limit=0&status=x&from=y"), http.StatusBadRequest, "invalid_parameter")
@@ -368,7 +387,7 @@ func TestThingsByTheLetter(t *testing.T) {
 	for _, path := range []string{"/v1/skus/none", "/v1/inventory/none"} {
 		w.refused(w.get(path), http.StatusNotFound, "unknown_sku")
 	}
-	for _, path := range []string{"/v1/accounts/none", "/v1/accounts/none/entries"} {
+	for _, path := range []string{"/v1/accounts/none", "/v1/accounts/none/entries", "/v1/accounts/none/statement.csv"} {
 		w.refused(w.get(path), http.StatusNotFound, "unknown_account")
 	}
 	escrow := "/v1/accounts/" + url.PathEscape(account.Escrow("CNY"))

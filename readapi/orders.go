@@ -28,6 +28,7 @@ type orderBody struct {
 	PaidAt          time.Time           `json:"paid_at,omitzero"`
 	ShippedAt       time.Time           `json:"shipped_at,omitzero"`
 	DeliveredAt     time.Time           `json:"delivered_at,omitzero"`
+	CompletesAt     time.Time           `json:"completes_at,omitzero"` // by itself
 	CompletedAt     time.Time           `json:"completed_at,omitzero"`
 	EndedAt         time.Time           `json:"ended_at,omitzero"`
 	ClosedAt        time.Time           `json:"closed_at,omitzero"`
@@ -36,12 +37,15 @@ type orderBody struct {
 	Goods           money.Money         `json:"goods"`
 	Freight         money.Money         `json:"freight"`
 	Paid            money.Money         `json:"paid"`
+	Method          string              `json:"method,omitempty"`
+	PaymentID       string              `json:"payment_id,omitempty"` // where it came by a channel
 	Refunded        money.Money         `json:"refunded"`
 	Lines           []lineBody          `json:"lines"`
 	Parcels         []parcelBody        `json:"parcels"`
 	Refunds         []refundBody        `json:"refunds"`
 	Cancellation    *order.Cancellation `json:"cancellation"`
 	CompletedBy     string              `json:"completed_by,omitempty"`
+	Settlement      *settledBody        `json:"settlement,omitempty"` // once its seller has earned it
 	Revision        event.Revision      `json:"revision"`
 }
 
@@ -83,6 +87,18 @@ type refundBody struct {
 	By      string           `json:"by,omitempty"`
 	Restock bool             `json:"restock"`
 	Settled bool             `json:"settled"`
+
+	FromSeller bool         `json:"from_seller"`          // who had been settled with
+	Commission *money.Money `json:"commission,omitempty"` // what the platform gave back of it, where it is the seller's
+}
+
+// settledBody is what an order came to for its seller when it was completed.
+type settledBody struct {
+	Gross          money.Money `json:"gross"`
+	Commission     money.Money `json:"commission"`
+	Net            money.Money `json:"net"`
+	CommissionBack money.Money `json:"commission_back"` // with refunds since
+	Posted         bool        `json:"posted"`          // it is on the seller's account
 }
 
 type refundLineBody struct {
@@ -90,6 +106,7 @@ type refundLineBody struct {
 	Unshipped int64       `json:"unshipped"`
 	Returned  int64       `json:"returned"`
 	Amount    money.Money `json:"amount"`
+	Freight   money.Money `json:"freight"` // how much of that is freight
 }
 
 func tellOrder(doc projections.Doc[projections.Order]) orderBody {
@@ -99,10 +116,21 @@ func tellOrder(doc projections.Doc[projections.Order]) orderBody {
 		OrderID: s.ID, CheckoutID: s.Checkout, BuyerID: s.Buyer, SellerID: s.Seller,
 		Status: s.Status, Payment: s.Payment(), Fulfilment: s.Fulfilment(),
 		PlacedAt: o.PlacedAt.UTC(), PaymentDeadline: s.Deadline.UTC(), PaidAt: o.PaidAt.UTC(), ShippedAt: o.ShippedAt.UTC(),
-		DeliveredAt: o.DeliveredAt.UTC(), CompletedAt: o.CompletedAt.UTC(), EndedAt: o.EndedAt.UTC(), ClosedAt: o.ClosedAt.UTC(), ChangedAt: o.ChangedAt.UTC(),
+		DeliveredAt: o.DeliveredAt.UTC(), CompletesAt: s.CompletesAt().UTC(), CompletedAt: o.CompletedAt.UTC(), EndedAt: o.EndedAt.UTC(), ClosedAt: o.ClosedAt.UTC(), ChangedAt: o.ChangedAt.UTC(),
 		Total: in(s.Total()), Goods: in(s.Goods()), Freight: in(s.FreightTotal()), Paid: in(s.Paid), Refunded: in(s.RefundedAmount()),
+		Method: s.Method, PaymentID: s.PaymentID, Settlement: tellSettled(s, in),
 		Lines: tellLines(s, in), Parcels: tellParcels(s), Refunds: tellRefunds(s, in),
 		Cancellation: s.Cancellation, CompletedBy: s.CompletedBy, Revision: doc.Revision,
+	}
+}
+
+func tellSettled(s order.Order, in func(int64) money.Money) *settledBody {
+	if s.Settlement == nil {
+		return nil
+	}
+	return &settledBody{
+		Gross: in(s.Settlement.Gross), Commission: in(s.Settlement.Commission), Net: in(s.Settlement.Gross - s.Settlement.Commission),
+		CommissionBack: in(s.Settlement.Back), Posted: s.Settlement.Posted,
 	}
 }
 
@@ -134,9 +162,12 @@ func tellParcels(s order.Order) []parcelBody {
 func tellRefunds(s order.Order, in func(int64) money.Money) []refundBody {
 	refunds := make([]refundBody, 0, len(s.Refunds))
 	for _, r := range s.Refunds {
-		told := refundBody{Refund: r.Refund, Amount: in(r.Amount), Lines: []refundLineBody{}, Reason: r.Reason, By: r.By, Restock: r.Restock, Settled: r.Settled}
+		told := refundBody{Refund: r.Refund, Amount: in(r.Amount), Lines: []refundLineBody{}, Reason: r.Reason, By: r.By, Restock: r.Restock, Settled: r.Settled, FromSeller: r.FromSeller}
+		if r.FromSeller {
+			told.Commission = new(in(r.Commission))
+		}
 		for _, l := range r.Lines {
-			told.Lines = append(told.Lines, refundLineBody{Line: l.Line, Unshipped: l.Unshipped, Returned: l.Returned, Amount: in(l.Amount)})
+			told.Lines = append(told.Lines, refundLineBody{Line: l.Line, Unshipped: l.Unshipped, Returned: l.Returned, Amount: in(l.Amount), Freight: in(l.Freight)})
 		}
 		refunds = append(refunds, told)
 	}

@@ -46,15 +46,15 @@ func TestAnOrderByTheLetter(t *testing.T) {
 		"order_id": "ID", "checkout_id": "ID", "buyer_id": "123456", "seller_id": "s1",
 		"status": "shipped", "payment": "partially_refunded", "fulfilment": "shipped",
 		"total": {"amount":315,"currency":"CNY"}, "goods": {"amount":300,"currency":"CNY"}, "freight": {"amount":15,"currency":"CNY"},
-		"paid": {"amount":315,"currency":"CNY"}, "refunded": {"amount":105,"currency":"CNY"},
+		"paid": {"amount":315,"currency":"CNY"}, "refunded": {"amount":105,"currency":"CNY"}, "method": "balance",
 		"lines": [{
 			"line":1,"sku":"tea:1","title":"绿茶","offer":"OFFER","quantity":3,"unit_price":{"amount":100,"currency":"CNY"},
 			"freight":{"amount":5,"currency":"CNY"},"total":{"amount":315,"currency":"CNY"},
 			"packed":0,"shipped":2,"refunded_unshipped":1,"returned":0,"refunded":{"amount":105,"currency":"CNY"}
 		}],
 		"parcels": [{"parcel":1,"status":"shipped","lines":[{"line":1,"quantity":2}],"waybill":{"version":1,"carrier":"SF","number":"123"}}],
-		"refunds": [{"refund":1,"amount":{"amount":105,"currency":"CNY"},"lines":[{"line":1,"unshipped":1,"returned":0,"amount":{"amount":105,"currency":"CNY"}}],
-			"reason":"late","by":"s1","restock":false,"settled":false}],
+		"refunds": [{"refund":1,"amount":{"amount":105,"currency":"CNY"},"lines":[{"line":1,"unshipped":1,"returned":0,"amount":{"amount":105,"currency":"CNY"},"freight":{"amount":5,"currency":"CNY"}}],
+			"reason":"late","by":"s1","restock":false,"settled":false,"from_seller":false}],
 		"cancellation": null, "revision": REVISION,
 		"address": {"name":"李雷","line1":"1 Road","city":"Beijing","country":"CN"}
 	}`
@@ -135,7 +135,7 @@ func TestAnOrderIsServedWhileTheViewsAreAway(t *testing.T) {
 	w.project()
 	w.pays(id)
 	away := fmt.Errorf("connection refused by 10.1.2.3: %w", projections.ErrUnavailable)
-	w.buyers.broken, w.index.broken, w.stock.broken, w.offers.broken, w.accounts.broken = away, away, away, away, away
+	w.buyers.broken, w.index.broken, w.stock.broken, w.offers.broken, w.accounts.broken, w.payments.broken = away, away, away, away, away, away
 	if got := w.object("/v1/orders/" + string(id))["status"]; got != "paid" {
 		t.Errorf("the order's stream says paid, and the answer %v", got)
 	}
@@ -143,6 +143,8 @@ func TestAnOrderIsServedWhileTheViewsAreAway(t *testing.T) {
 	for _, path := range []string{
 		"/v1/buyers/123456/orders", "/v1/buyers/123456/orders?status=paid", "/v1/sellers/s1/orders", "/v1/sellers/s1/summary",
 		"/v1/inventory/tea:1", "/v1/skus/tea:1", "/v1/accounts/123456", "/v1/accounts/123456/entries",
+		"/v1/accounts/123456/statement.csv", "/v1/sellers/s1/settlements?currency=CNY", "/v1/sellers/s1/settlements.csv?currency=CNY",
+		"/v1/payments/1", "/v1/checkouts/" + string(id) + "/payments",
 	} {
 		for _, header := range [][]string{nil, seen("order-"+string(id), 2)} {
 			rec := w.get(path, header...)
@@ -356,6 +358,7 @@ var waiting = map[string]string{
 	"/v1/inventory/tea:1":                    projections.StockView().Name,
 	"/v1/accounts/123456":                    projections.AccountsView().Name,
 	"/v1/accounts/123456/entries":            projections.AccountsView().Name,
+	"/v1/accounts/123456/statement.csv":      projections.AccountsView().Name,
 }
 
 // tokenFor names something that a view has once it has seen the shop's beginnings.
@@ -453,10 +456,12 @@ func TestAViewThatFailsIsOurFault(t *testing.T) {
 	id := w.buys("123456", "tea:1", 1)
 	w.project()
 	broken := errors.New("hunter2")
-	w.buyers.broken, w.index.broken, w.stock.broken, w.offers.broken, w.accounts.broken = broken, broken, broken, broken, broken
+	w.buyers.broken, w.index.broken, w.stock.broken, w.offers.broken, w.accounts.broken, w.payments.broken = broken, broken, broken, broken, broken, broken
 	for _, path := range []string{
 		"/v1/orders/" + string(id), "/v1/buyers/123456/orders", "/v1/sellers/s1/orders", "/v1/sellers/s1/summary",
 		"/v1/skus/tea:1", "/v1/inventory/tea:1", "/v1/accounts/123456", "/v1/accounts/123456/entries",
+		"/v1/accounts/123456/statement.csv", "/v1/sellers/s1/settlements?currency=CNY", "/v1/sellers/s1/settlements.csv?currency=CNY",
+		"/v1/payments/1", "/v1/checkouts/" + string(id) + "/payments",
 	} {
 		w.log.Reset()
 		rec := w.get(path)
@@ -477,6 +482,7 @@ func TestWithoutItsPartsThereIsNoAPI(t *testing.T) {
 		"an index":   func(c *readapi.Config) { c.Index = nil },
 		"stock":      func(c *readapi.Config) { c.Stock = nil },
 		"accounts":   func(c *readapi.Config) { c.Accounts = nil },
+		"payments":   func(c *readapi.Config) { c.Payments = nil },
 		"a store":    func(c *readapi.Config) { c.Store = nil },
 		"events":     func(c *readapi.Config) { c.Events = nil },
 		"keys":       func(c *readapi.Config) { c.Keys = nil },

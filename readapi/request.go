@@ -15,6 +15,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"cartwright/domain"
+	"cartwright/domain/account"
 	"cartwright/domain/event"
 	"cartwright/domain/orderid"
 	"cartwright/infra/httpedge"
@@ -87,6 +88,8 @@ func pathID(params gin.Params) (string, error) {
 			e.Fields = []domain.Field{{Pointer: at, Detail: e.Detail}}
 		}
 		return string(id), err
+	case "account_id":
+		return p.Value, account.CheckID(at, p.Value)
 	default:
 		return p.Value, domain.CheckID(at, p.Value)
 	}

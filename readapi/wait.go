@@ -17,6 +17,7 @@ const (
 	viewStock    = "stock"
 	viewOffers   = "offers"
 	viewAccounts = "accounts"
+	viewPayments = "payments"
 )
 
 // The outcomes that Waited is told. A wait that its reader, or the engine, put an

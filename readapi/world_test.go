@@ -215,6 +215,11 @@ type accounts struct {
 }
 
 func (a *accounts) Entries(ctx context.Context, id string, before int64, limit int) (page projections.EntryPage, err error) {
+	docs, err := a.Get(ctx, []string{"account-" + id})
+	if err != nil {
+		return page, err
+	}
+	known := docs["account-"+id].Body.Entries
 	var balance int64
 	for r, err := range a.w.store.Load(ctx, "account-"+id, 0) {
 		if err != nil {
@@ -224,7 +229,7 @@ func (a *accounts) Entries(ctx context.Context, id string, before int64, limit i
 		if err != nil {
 			return page, err
 		}
-		if entry, ok := account.EntryOf(e); ok && (before == 0 || entry.Number < before) {
+		if entry, ok := account.EntryOf(e); ok && entry.Number <= known && (before == 0 || entry.Number < before) {
 			balance += entry.Amount
 			page.Items = append(page.Items, projections.Entry{Account: id, Entry: entry, Balance: balance, At: r.At})
 		}
@@ -252,6 +257,8 @@ type world struct {
 	stock    memView[projections.Stock]
 	offers   memView[projections.Offer]
 	accounts accounts
+	payments memView[projections.Payment]
+	till     till
 
 	cfg readapi.Config
 	log bytes.Buffer
@@ -275,13 +282,16 @@ func newWorld(t *testing.T) *world {
 	w.clock.Store(today.Unix())
 	w.events = must2(commands.Events())(t)
 	w.ring = must2(keyring.New(w.store, make([]byte, personal.KeySize)))(t)
-	w.shop = must2(commands.Open(commands.Setup{Store: w.store, Sealer: w.ring, Now: func() time.Time { return time.Unix(w.clock.Load(), 0) }}))(t)
+	w.shop = must2(commands.Open(commands.Setup{
+		Store: w.store, Sealer: w.ring, Now: func() time.Time { return time.Unix(w.clock.Load(), 0) },
+		Channels: map[string]commands.Channel{"till": &w.till}, Commission: 1000,
+	}))(t)
 	t.Cleanup(w.shop.Close)
 	w.forget()
 	w.accounts.w = w
 	w.cfg = readapi.Config{
 		Log: slog.New(slog.NewTextHandler(&w.log, nil)), CursorSecret: []byte("0123456789abcdef"),
-		Buyers: &w.buyers, Index: &w.index, Stock: &w.stock, Offers: &w.offers, Accounts: &w.accounts,
+		Buyers: &w.buyers, Index: &w.index, Stock: &w.stock, Offers: &w.offers, Accounts: &w.accounts, Payments: &w.payments,
 		Store: w.store, Events: w.events, Keys: w.ring, Erased: keyring.ErrErased, Wait: 20 * time.Millisecond,
 	}
 	w.mount()
@@ -318,6 +328,7 @@ func (w *world) project() {
 	project(w.t, w, &w.stock, projections.StockView())
 	project(w.t, w, &w.offers, projections.OffersView())
 	project(w.t, w, &w.accounts.memView, projections.AccountsView())
+	project(w.t, w, &w.payments, projections.PaymentsView())
 }
 
 // forget empties all views.
@@ -327,6 +338,7 @@ func (w *world) forget() {
 	empty(&w.stock)
 	empty(&w.offers)
 	empty(&w.accounts.memView)
+	empty(&w.payments)
 }
 
 // request names a command of its own.
@@ -371,6 +383,56 @@ func (w *world) pays(id orderid.ID) {
 	must2(w.shop.Pay(w.t.Context(), w.request(), id, (*money.Money)(nil)))(w.t)
 	if err := w.shop.Settle(w.t.Context(), string(id)); err != nil {
 		w.t.Fatal(err)
+	}
+}
+
+// A till is a payment channel that gives money back at once, unless it refuses to.
+type till struct{ refuses string }
+
+func (*till) Ask(_ context.Context, p commands.Asking) (commands.Instruction, error) {
+	return commands.Instruction{Reference: "ref-" + p.Payment, Data: json.RawMessage(`{"link":"https://till.example/` + p.Payment + `"}`)}, nil
+}
+
+func (*till) Find(_ context.Context, id string) (commands.Notice, error) {
+	return commands.Notice{Kind: commands.NoticePending, Payment: id}, nil
+}
+
+func (t *till) Close(ctx context.Context, id string) (commands.Notice, error) { return t.Find(ctx, id) }
+
+func (t *till) Refund(_ context.Context, r commands.Returning) (commands.Notice, error) {
+	if t.refuses != "" {
+		return commands.Notice{Kind: commands.NoticeRefundFailed, Payment: r.Payment, Refund: r.Key, Money: r.Amount, Note: t.refuses}, nil
+	}
+	return commands.Notice{Kind: commands.NoticeRefunded, Payment: r.Payment, Refund: r.Key, Money: r.Amount}, nil
+}
+
+// asks begins a payment of a checkout by the till, and gives its id.
+func (w *world) asks(checkout orderid.ID) string {
+	w.t.Helper()
+	return must2(w.shop.StartPayment(w.t.Context(), w.request(), commands.PaymentRequest{Checkout: checkout, Channel: "till"}))(w.t).Payment.ID
+}
+
+// receives has the till say that money came, and does what the process does then.
+func (w *world) receives(payment, trade string, m money.Money) {
+	w.t.Helper()
+	at := time.Unix(w.clock.Load(), 0)
+	if err := w.shop.Notify(w.t.Context(), "till", commands.Notice{Kind: commands.NoticePaid, Payment: payment, Trade: trade, Money: m, At: at}); err != nil {
+		w.t.Fatal(err)
+	}
+	w.settles("payment-" + payment)
+}
+
+// settles brings about what streams call for, as the process does.
+func (w *world) settles(streams ...string) {
+	w.t.Helper()
+	for _, stream := range streams {
+		settle := w.shop.Settle
+		if event.Category(stream) == "payment" {
+			settle = w.shop.SettlePayment
+		}
+		if err := settle(w.t.Context(), event.SubjectID(stream)); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 }
 
@@ -452,4 +514,16 @@ func newRecorder() *httptest.ResponseRecorder { return httptest.NewRecorder() }
 func newEngine(t *testing.T) *gin.Engine {
 	t.Helper()
 	return must2(httpedge.New(httpedge.Config{Log: slog.New(slog.DiscardHandler)}))(t)
+}
+
+// newest is the revision a stream is at.
+func (w *world) newest(stream string) (at event.Revision) {
+	w.t.Helper()
+	for r, err := range w.store.Load(w.t.Context(), stream, 0) {
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		at = r.Revision
+	}
+	return at
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"cartwright/commands"
-	"cartwright/domain"
 	"cartwright/domain/account"
 	"cartwright/domain/event"
 	"cartwright/domain/money"
@@ -17,7 +16,7 @@ type accountBody struct {
 }
 
 func (b accountBody) check(f *faults) {
-	f.add(domain.CheckID("/account_id", b.AccountID))
+	f.add(account.CheckID("/account_id", b.AccountID))
 	f.currency("/currency", b.Currency)
 }
 

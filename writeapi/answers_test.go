@@ -18,6 +18,7 @@ import (
 	"cartwright/domain/inventory"
 	"cartwright/domain/money"
 	"cartwright/domain/order"
+	"cartwright/domain/payment"
 	"cartwright/domain/personal"
 	"cartwright/infra/token"
 	"cartwright/writeapi"
@@ -38,6 +39,16 @@ func TestEveryRouteAsksForItsCommand(t *testing.T) {
 		"checkout": {good["checkout"], "Checkout", anOrder, commands.Checkout{Order: anOrder, Buyer: "123456", Items: []commands.Item{{SKU: "tea:1", Quantity: 2}}, Address: liLei}},
 		"expected": {body("checkout", member(aCheckout, "expected_amount", `{"amount":5,"currency":"CNY"}`)), "Checkout", anOrder, commands.Checkout{Order: anOrder, Buyer: "123456", Items: []commands.Item{{SKU: "tea:1", Quantity: 2}}, Address: liLei, Expected: &five}},
 		"pay":      {good["pay"], "Pay", anOrder, (*money.Money)(nil)},
+		"payment":  {good["payment"], "StartPayment", anOrder, commands.PaymentRequest{Checkout: anOrder, Channel: "alipay"}},
+		"payment all": {
+			body("payment", `{"channel":"wechat","expected_amount":{"amount":5,"currency":"CNY"},"options":{"scene":"h5"}}`), "StartPayment", anOrder,
+			commands.PaymentRequest{Checkout: anOrder, Channel: "wechat", Expected: &money.Money{Amount: 5, Currency: "CNY"}, Options: map[string]string{"scene": "h5"}},
+		},
+		"return":   {good["return"], "ReturnTrade", anOrder + "-1", "t"},
+		"redirect": {good["redirect"], "RedirectRefund", anOrder + "-1", payment.RedirectRefund{Refund: "late.1", To: payment.ToBalance}},
+		"refund freight": {body("refund", `{"lines":[{"line":1,"freight":true}]}`), "Order", anOrder, order.Refund{
+			By: "anonymous", Lines: []order.RefundRequest{{Line: 1, Freight: true}},
+		}},
 		"pay five": {body("pay", `{"expected_amount":{"amount":5,"currency":"CNY"}}`), "Pay", anOrder, &five},
 		"pack":     {good["pack"], "Order", anOrder, order.Pack{Lines: []order.Part{{Line: 1, Quantity: 2}}}},
 		"ship":     {body("pack", member(oneLine, "waybill", aWaybill)), "Order", anOrder, order.Pack{Lines: []order.Part{{Line: 1, Quantity: 2}}, Carrier: "SF", Number: "123"}},
@@ -191,7 +202,7 @@ func TestADigestIgnoresSpaceAndHidesTheBody(t *testing.T) {
 func TestWhatIsCreatedIs201(t *testing.T) {
 	created := map[string]string{
 		"draw": "", "checkout": "/v1/orders/" + anOrder, "pack": "", "refund": "", "deposit": "", "withdraw": "",
-		"receive": "", "adjust": "", "count": "",
+		"receive": "", "adjust": "", "count": "", "return": "", "payment": "/v1/payments/" + anOrder + "-1",
 		"open": "/v1/accounts/123456", "publish": "/v1/skus/tea:1",
 	}
 	for name, q := range good {
@@ -329,7 +340,11 @@ func TestAnswersByTheLetter(t *testing.T) {
 		events []order.Event
 		want   string
 	}{
-		"draw":     {nil, `{"order_id":"` + anOrder + `"}`},
+		"draw": {nil, `{"order_id":"` + anOrder + `"}`},
+		"payment": {nil, `{"payment_id":"` + anOrder + `-1","checkout_id":"` + anOrder + `","channel":"alipay","amount":{"amount":630,"currency":"CNY"},` +
+			`"orders":["` + anOrder + `"],"expires_at":"2026-07-01T12:00:00Z","reference":"r","instruction":{"url":"u"}}`},
+		"return":   {nil, `{"payment_id":"` + anOrder + `-1","refund":"trade.1","revision":9}`},
+		"redirect": {nil, `{"payment_id":"` + anOrder + `-1","refund":"late.1","revision":9}`},
 		"pay":      {nil, `{"checkout_id":"` + anOrder + `","orders":["` + anOrder + `"],"amount":{"amount":630,"currency":"CNY"}}`},
 		"pack":     {[]order.Event{order.ParcelPacked{Parcel: 3}, order.WaybillSet{Version: 1}, order.ParcelShipped{Parcel: 3}, order.Shipped{}}, `{"order_id":"` + anOrder + `","revision":9,"parcel":3,"waybill_version":1,"status":"shipped"}`},
 		"deliver":  {[]order.Event{order.ParcelDelivered{Parcel: 1}}, `{"order_id":"` + anOrder + `","revision":9,"parcel":1}`},

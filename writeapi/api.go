@@ -37,13 +37,16 @@ import (
 	"cartwright/domain/money"
 	"cartwright/domain/order"
 	"cartwright/domain/orderid"
+	"cartwright/domain/payment"
 	"cartwright/domain/personal"
+	"cartwright/infra/problem"
 )
 
 // Shop is all the API needs done; *commands.Shop does it. Its methods may be
 // called concurrently and wait no longer than ctx.
 type Shop interface {
 	Checkouts
+	Payments
 	Orders
 	Ledgers
 }
@@ -54,6 +57,14 @@ type Checkouts interface {
 	DrawOrderID(ctx context.Context, r commands.Request, buyer string) (orderid.ID, bool, error)
 	Checkout(ctx context.Context, r commands.Request, c commands.Checkout) (commands.Placed, error)
 	Pay(ctx context.Context, r commands.Request, checkout orderid.ID, expected *money.Money) (commands.Paid, error)
+}
+
+// Payments is money that comes by channels from outside.
+type Payments interface {
+	StartPayment(ctx context.Context, r commands.Request, in commands.PaymentRequest) (commands.Asked, error)
+	Notify(ctx context.Context, channel string, n commands.Notice) error
+	ReturnTrade(ctx context.Context, r commands.Request, id, number string) (commands.Done[payment.Event], error)
+	RedirectRefund(ctx context.Context, r commands.Request, id string, c payment.RedirectRefund) (commands.Done[payment.Event], error)
 }
 
 // Orders is what is done to an order.
@@ -77,7 +88,8 @@ type Ledgers interface {
 type Config struct {
 	Log          *slog.Logger
 	Shop         Shop
-	DigestSecret []byte // at least 16 bytes, and for ever: with another one, repeats of older requests are refused
+	Channels     map[string]Listener // whose callbacks are taken, by name
+	DigestSecret []byte              // at least 16 bytes, and for ever: with another one, repeats of older requests are refused
 	// AllowBackdating lets requests say by Cartwright-At when they happened.
 	AllowBackdating bool
 	Now             func() time.Time // time.Now if nil
@@ -103,6 +115,7 @@ func Routes(r gin.IRouter, cfg Config) error {
 	v1 := r.Group("/v1")
 	a.catalogRoutes(v1)
 	a.checkoutRoutes(v1)
+	a.paymentRoutes(v1)
 	a.orderRoutes(v1)
 	a.inventoryRoutes(v1)
 	a.accountRoutes(v1)
@@ -117,6 +130,14 @@ func (a *api) checkoutRoutes(r gin.IRouter) {
 	r.POST("/order-ids", command(a, rule{key: keyOptional, match: matchNothing}, a.drawOrderID))
 	r.POST("/checkouts", command(a, rule{key: keyRequired, match: matchNothing}, a.checkout))
 	r.POST("/checkouts/:order_id/pay", command(a, rule{key: keyRequired, empty: true}, a.pay))
+	r.POST("/checkouts/:order_id/payments", command(a, rule{key: keyRequired, match: matchNothing}, a.startPayment))
+}
+
+func (a *api) paymentRoutes(r gin.IRouter) {
+	r.POST("/channels/:channel/callback", problem.Handler(a.Log, a.callback))
+	p := r.Group("/payments/:payment_id")
+	p.POST("/returns", command(a, rule{key: keyRequired}, a.returnTrade))
+	p.POST("/refunds/:refund/redirect", command(a, rule{key: keyRequired}, a.redirectRefund))
 }
 
 func (a *api) orderRoutes(r gin.IRouter) {

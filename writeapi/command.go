@@ -17,6 +17,7 @@ import (
 
 	"cartwright/commands"
 	"cartwright/domain"
+	"cartwright/domain/account"
 	"cartwright/domain/event"
 	"cartwright/domain/orderid"
 	"cartwright/infra/httpedge"
@@ -71,9 +72,10 @@ type head struct {
 
 // target is what a route's path names.
 type target struct {
-	sku, account string
-	order        orderid.ID
-	parcel       int
+	sku, account    string
+	payment, refund string
+	order           orderid.ID
+	parcel          int
 }
 
 // answer is what a command leads to. Its body is made of the command's own
@@ -291,6 +293,12 @@ func readTarget(c *gin.Context) (target, error) {
 			f.add(domain.CheckSKU(at, p.Value))
 		case "account_id":
 			to.account = p.Value
+			f.add(account.CheckID(at, p.Value))
+		case "payment_id":
+			to.payment = p.Value
+			f.add(domain.CheckID(at, p.Value))
+		case "refund":
+			to.refund = p.Value
 			f.add(domain.CheckID(at, p.Value))
 		case "order_id":
 			to.order = f.order(at, p.Value)

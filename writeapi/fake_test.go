@@ -23,6 +23,7 @@ import (
 	"cartwright/domain/money"
 	"cartwright/domain/order"
 	"cartwright/domain/orderid"
+	"cartwright/domain/payment"
 	"cartwright/domain/personal"
 	"cartwright/infra/httpedge"
 	"cartwright/infra/problem"
@@ -82,6 +83,31 @@ func (f *recorder) Pay(_ context.Context, r commands.Request, id orderid.ID, exp
 		Checkout: string(id), Orders: []string{string(id)}, Total: money.Money{Amount: 630, Currency: "CNY"}, Repeated: f.again,
 		Streams: map[string]event.Revision{"order-" + string(id): f.at},
 	}, f.err
+}
+
+func (f *recorder) StartPayment(_ context.Context, r commands.Request, in commands.PaymentRequest) (commands.Asked, error) {
+	f.calls = append(f.calls, call{"StartPayment", r, string(in.Checkout), in})
+	return commands.Asked{
+		Payment: payment.Payment{
+			ID: string(in.Checkout) + "-1", Checkout: string(in.Checkout), Channel: in.Channel, Amount: 630, Currency: "CNY",
+			Splits:  []payment.Split{{Order: string(in.Checkout), Seller: "s1", Amount: 630}},
+			Expires: today, Reference: "r", Instruction: json.RawMessage(`{"url":"u"}`),
+		},
+		Stream: "payment-" + string(in.Checkout) + "-1", Revision: f.at, Repeated: f.again,
+	}, f.err
+}
+
+func (f *recorder) Notify(_ context.Context, channel string, n commands.Notice) error {
+	f.calls = append(f.calls, call{"Notify", commands.Request{}, channel, n})
+	return f.err
+}
+
+func (f *recorder) ReturnTrade(_ context.Context, r commands.Request, id, number string) (commands.Done[payment.Event], error) {
+	return note[payment.Event](f, "ReturnTrade", r, id, "payment-"+id, number, payment.RefundRequested{Refund: "trade.1", Amount: 7})
+}
+
+func (f *recorder) RedirectRefund(_ context.Context, r commands.Request, id string, c payment.RedirectRefund) (commands.Done[payment.Event], error) {
+	return note[payment.Event](f, "RedirectRefund", r, id, "payment-"+id, c, payment.RefundRedirected{Refund: c.Refund, To: c.To})
 }
 
 func (f *recorder) Order(_ context.Context, r commands.Request, id orderid.ID, c order.Command) (commands.Done[order.Event], error) {
@@ -237,6 +263,9 @@ var good = map[string]request{
 	"draw":     {http.MethodPost, "/v1/order-ids", aDraw, nil},
 	"checkout": {http.MethodPost, "/v1/checkouts", aCheckout, nil},
 	"pay":      {http.MethodPost, payPath, ``, nil},
+	"payment":  {http.MethodPost, payPath + "ments", `{"channel":"alipay"}`, nil},
+	"return":   {http.MethodPost, "/v1/payments/" + anOrder + "-1/returns", `{"trade":"t"}`, nil},
+	"redirect": {http.MethodPost, "/v1/payments/" + anOrder + "-1/refunds/late.1/redirect", `{"to":"balance"}`, nil},
 	"pack":     {http.MethodPost, orderPath + "/parcels", oneLine, nil},
 	"unpack":   {http.MethodPost, orderPath + "/parcels/1/unpack", ``, nil},
 	"waybill":  {http.MethodPut, wayPath, aWaybill, map[string]string{"If-Match": `"v1"`}},

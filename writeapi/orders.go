@@ -251,6 +251,7 @@ type refundLineBody struct {
 	Line     int          `json:"line"`
 	Quantity int64        `json:"quantity,omitempty"`
 	Amount   *money.Money `json:"amount,omitempty"`
+	Freight  bool         `json:"freight,omitempty"` // all of it that is left, and nothing else
 }
 
 func (b refundBody) check(f *faults) {
@@ -258,7 +259,8 @@ func (b refundBody) check(f *faults) {
 	for i, l := range b.Lines[:min(len(b.Lines), maxItems)] {
 		f.between(at("/lines", i, "/line"), int64(l.Line), 1, maxItems)
 		f.between(at("/lines", i, "/quantity"), l.Quantity, 0, maxQuantity)
-		f.require(l.Quantity > 0 || l.Amount != nil, "missing_field", at("/lines", i, ""), "A line is refunded by quantity, by amount, or both.")
+		f.require(l.Quantity > 0 || l.Amount != nil || l.Freight, "missing_field", at("/lines", i, ""), "A line is refunded by quantity, by amount, by both, or its freight.")
+		f.require(!l.Freight || l.Quantity == 0 && l.Amount == nil, "freight_alone", at("/lines", i, "/freight"), "Freight is refunded by itself, without a quantity or an amount.")
 		f.amount(at("/lines", i, "/amount"), l.Amount, 0)
 	}
 	f.text("/reason", b.Reason, maxText)
@@ -268,7 +270,7 @@ func (b refundBody) check(f *faults) {
 func (b refundBody) command(by, currency string) (order.Refund, error) {
 	c := order.Refund{Reason: b.Reason, By: by, Restock: b.Restock}
 	for i, l := range b.Lines {
-		line := order.RefundRequest{Line: l.Line, Quantity: l.Quantity}
+		line := order.RefundRequest{Line: l.Line, Quantity: l.Quantity, Freight: l.Freight}
 		if l.Amount != nil && l.Amount.Currency != currency {
 			e := domain.Refuse(domain.Rejected, "wrong_currency", "The order is in %s, not %s.", currency, l.Amount.Currency)
 			e.Fields = []domain.Field{{Pointer: at("/lines", i, "/amount/currency"), Detail: e.Detail}}

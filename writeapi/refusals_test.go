@@ -1,6 +1,7 @@
 package writeapi_test
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -108,6 +109,14 @@ func TestBadInputIsRefusedBeforeAnythingIsAsked(t *testing.T) {
 		"a deposit of zero":      {body("deposit", `{"amount":{"amount":0,"currency":"CNY"}}`), 400, "invalid_amount", "/amount/amount"},
 		"a negative withdrawal":  {body("withdraw", `{"amount":{"amount":-5,"currency":"CNY"}}`), 400, "invalid_amount", "/amount/amount"},
 
+		"a payment by nothing":        {body("payment", `{}`), 400, "invalid_channel", "/channel"},
+		"a payment by an ill name":    {body("payment", `{"channel":"Ali"}`), 400, "invalid_channel", "/channel"},
+		"a payment of pebbles":        {body("payment", `{"channel":"a","expected_amount":{"amount":1,"currency":"PBL"}}`), 400, "unknown_currency", "/expected_amount/currency"},
+		"a payment with many options": {body("payment", `{"channel":"a","options":{`+manyOptions+`}}`), 400, "too_many_options", "/options"},
+		"a return of nothing":         {body("return", `{}`), 400, "missing_field", "/trade"},
+		"a redirection to nowhere":    {body("redirect", `{"to":"cash"}`), 400, "unknown_way", "/to"},
+		"freight and units":           {body("refund", `{"lines":[{"line":1,"quantity":1,"freight":true}]}`), 400, "freight_alone", "/lines/0/freight"},
+
 		// Headers.
 		"a key too long":              {good["draw"].with("Idempotency-Key", strings.Repeat("k", 256)), 400, "idempotency_key_invalid", "header:Idempotency-Key"},
 		"a key with a space":          {good["pay"].with("Idempotency-Key", "a b"), 400, "idempotency_key_invalid", "header:Idempotency-Key"},
@@ -144,6 +153,14 @@ func TestBadInputIsRefusedBeforeAnythingIsAsked(t *testing.T) {
 		})
 	}
 }
+
+var manyOptions = func() string {
+	var all []string
+	for i := range 21 {
+		all = append(all, fmt.Sprintf(`"o%d":"v"`, i))
+	}
+	return strings.Join(all, ",")
+}()
 
 func TestAKeyIsRequiredWhereStockOrMoneyMoves(t *testing.T) {
 	optional := []string{"draw", "open"}

@@ -4,12 +4,27 @@
 // made; the platform's own accounts, escrow first, are accounts like others.
 //
 // Balance and what is held are never negative, and no more is held than there is.
+// Three kinds of account may stand below nothing (MayOwe): what a bank or a
+// payment channel has of ours, and what a seller owes.
 //
 // # Why
 //
 // Paying by balance holds the money first and captures it when the order is
 // paid, so that an order which is refused in between costs nothing
 // (TestCapturing). A hold ends by an event, never by the clock.
+//
+// What comes from outside has another leg too: a deposit in Cash, a payment in
+// its channel's Clearing. They stand below nothing by what the outside holds for
+// us, so that all accounts together are nought at every moment that no journal is
+// under way (TestTheOutsideWorldOwesWhatCameIn). An account remembers the last
+// entry whose leg in Cash stands (Posted), since Cash can't remember all journals.
+//
+// A seller's account (Seller) has what was earned. A refund after the settlement
+// is taken from it even where nothing is left: it stands below nothing then, by
+// what the seller owes, and the next settlements repay that first, by themselves.
+// A receivable account beside it was not chosen: every refund would be split by
+// the balance of the moment, and a repeat would have to find the same split again
+// (TestASellerMayOwe).
 //
 // One function, allows, is asked twice: Decide refuses what it refuses, and
 // Evolve calls a history that it refuses impossible
@@ -28,7 +43,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"strings"
 	"time"
 
 	"cartwright/domain"
@@ -39,12 +53,7 @@ const (
 	// What an account remembers, counted in keys.
 	doneStep = 1 << 19
 	doneKeep = 1 << 20
-
-	platform = "platform."
 )
-
-// Escrow is the account that holds what buyers paid until sellers have earned it.
-func Escrow(currency string) string { return platform + "escrow." + currency }
 
 // Account is the state of one account.
 type Account struct {
@@ -52,9 +61,10 @@ type Account struct {
 	Currency string             `json:"currency"` // empty before it is opened
 	Balance  int64              `json:"balance"`  // minor units, what is held included
 	Held     int64              `json:"held"`
-	Entries  int64              `json:"entries"`         // the number of the last one
-	Holds    map[string]Holding `json:"holds,omitempty"` // open ones, by order
-	Done     seen.Memory        `json:"done,omitzero"`   // journals, and holds that ended
+	Entries  int64              `json:"entries"`          // the number of the last one
+	Holds    map[string]Holding `json:"holds,omitempty"`  // open ones, by order
+	Done     seen.Memory        `json:"done,omitzero"`    // journals, and holds that ended
+	Posted   int64              `json:"posted,omitempty"` // the last entry from or to the outside whose other leg stands
 }
 
 // A Holding is what is set aside for one order.
@@ -85,7 +95,7 @@ func (a Account) Check() error {
 		return errors.New("money in an account that is not open")
 	case held != a.Held:
 		return fmt.Errorf("%d held, the holds say %d", a.Held, held)
-	case a.Balance < a.Held || a.Entries < 0:
+	case a.Balance < a.Held && !MayOwe(a.ID), a.Entries < 0, a.Held < 0, a.Posted > a.Entries:
 		return fmt.Errorf("balance %d, held %d, %d entries", a.Balance, a.Held, a.Entries)
 	}
 	return nil
@@ -96,7 +106,3 @@ func (a Account) clone() Account {
 	a.Done = a.Done.Clone()
 	return a
 }
-
-// IsPlatform tells the ids of the platform's own accounts: money comes to them
-// and leaves them by journals only.
-func IsPlatform(id string) bool { return strings.HasPrefix(id, platform) }

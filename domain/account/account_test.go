@@ -88,7 +88,7 @@ func TestOpening(t *testing.T) {
 		{"nothing is deposited where no account is", nil, account.Deposit{Amount: 1, Currency: "BRL", Journal: "j"}, domain.NotFound, "unknown_account"},
 		{"nor withdrawn", nil, account.Withdraw{Amount: 1, Currency: "BRL", Journal: "j"}, domain.NotFound, "unknown_account"},
 		{"nor credited", nil, account.Credit{Account: "ann", Amount: 1, Currency: "BRL", Journal: "j"}, domain.NotFound, "unknown_account"},
-		{"nor debited", nil, account.Debit{Amount: 1, Currency: "BRL", Journal: "j"}, domain.NotFound, "unknown_account"},
+		{"nor debited", nil, account.Debit{Account: "ann", Amount: 1, Currency: "BRL", Journal: "j"}, domain.NotFound, "unknown_account"},
 		{"nor held", nil, account.Hold{Currency: "BRL"}, domain.NotFound, "unknown_account"},
 		{"nor captured", nil, account.Capture{Order: "1", Amount: 1, Journal: "j"}, domain.NotFound, "unknown_account"},
 		{"nor released", nil, account.Release{Order: "1"}, domain.NotFound, "unknown_account"},
@@ -115,7 +115,7 @@ func TestMoneyComesAndGoes(t *testing.T) {
 		},
 		{
 			"money leaves for another account", rich,
-			account.Debit{Amount: 1000, Currency: "BRL", Journal: "s1", To: "bob", Reason: "settlement"},
+			account.Debit{Account: "ann", Amount: 1000, Currency: "BRL", Journal: "s1", To: "bob", Reason: "settlement"},
 			[]event{account.Debited{Entry: 2, Amount: 1000, Journal: "s1", To: "bob", Reason: "settlement"}},
 		},
 		{
@@ -142,24 +142,24 @@ func TestMoneyComesAndGoes(t *testing.T) {
 		{"the least number is no withdrawal", rich, account.Withdraw{Amount: math.MinInt64, Currency: "BRL", Journal: "j"}, domain.Invalid, "bad_amount"},
 		{"nothing is no withdrawal", rich, account.Withdraw{Currency: "BRL", Journal: "j"}, domain.Invalid, "bad_amount"},
 		{"less than nothing is no credit", rich, account.Credit{Account: "ann", Amount: -1, Currency: "BRL", Journal: "j"}, domain.Invalid, "bad_amount"},
-		{"less than nothing is no debit", rich, account.Debit{Amount: -1, Currency: "BRL", Journal: "j"}, domain.Invalid, "bad_amount"},
+		{"less than nothing is no debit", rich, account.Debit{Account: "ann", Amount: -1, Currency: "BRL", Journal: "j"}, domain.Invalid, "bad_amount"},
 		{"more than a number holds is refused", rich, account.Deposit{Amount: math.MaxInt64 - 999, Currency: "BRL", Journal: "j"}, domain.Invalid, "amount_overflow"},
 		{"a deposit is in the account's currency", rich, account.Deposit{Amount: 1, Currency: "CNY", Journal: "j"}, domain.Rejected, "wrong_currency"},
 		{"a withdrawal is in the account's currency", rich, account.Withdraw{Amount: 1, Currency: "CNY", Journal: "j"}, domain.Rejected, "wrong_currency"},
 		{"a credit is in the account's currency", rich, account.Credit{Account: "ann", Amount: 1, Currency: "CNY", Journal: "j"}, domain.Rejected, "wrong_currency"},
-		{"a debit is in the account's currency", rich, account.Debit{Amount: 1, Currency: "CNY", Journal: "j"}, domain.Rejected, "wrong_currency"},
+		{"a debit is in the account's currency", rich, account.Debit{Account: "ann", Amount: 1, Currency: "CNY", Journal: "j"}, domain.Rejected, "wrong_currency"},
 		{"a credit is its account's", rich, account.Credit{Account: "bob", Amount: 1, Currency: "BRL", Journal: "j"}, domain.Invalid, "wrong_account"},
 		{"a platform's account has a known currency", nil, account.Credit{Account: "platform.x", Amount: 1, Currency: "x", Journal: "j"}, domain.Invalid, "unknown_currency"},
 		{"a platform's account has a name", nil, account.Credit{Account: "platform./", Amount: 1, Currency: "BRL", Journal: "j"}, domain.Invalid, "invalid_id"},
-		{"a platform's account is not opened by nothing", nil, account.Credit{Account: "platform.x", Currency: "BRL", Journal: "j"}, domain.Invalid, "bad_amount"},
+		{"a platform's account is not opened by nothing", nil, account.Credit{Account: "platform.x.BRL", Currency: "BRL", Journal: "j"}, domain.Invalid, "bad_amount"},
 		{"no more is withdrawn than there is", rich, account.Withdraw{Amount: 1001, Currency: "BRL", Journal: "j"}, domain.Rejected, "insufficient_funds"},
-		{"no more is debited than there is", rich, account.Debit{Amount: 1001, Currency: "BRL", Journal: "j"}, domain.Rejected, "insufficient_funds"},
+		{"no more is debited than there is", rich, account.Debit{Account: "ann", Amount: 1001, Currency: "BRL", Journal: "j"}, domain.Rejected, "insufficient_funds"},
 		{"what is held is not withdrawn", after(held), account.Withdraw{Amount: 301, Currency: "BRL", Journal: "j"}, domain.Rejected, "insufficient_funds"},
-		{"what is held is not debited", after(held), account.Debit{Amount: 301, Currency: "BRL", Journal: "j"}, domain.Rejected, "insufficient_funds"},
+		{"what is held is not debited", after(held), account.Debit{Account: "ann", Amount: 301, Currency: "BRL", Journal: "j"}, domain.Rejected, "insufficient_funds"},
 		{"money moves by a journal", rich, account.Deposit{Amount: 1, Currency: "BRL"}, domain.Invalid, "no_journal"},
 		{"a journal's name has an end", rich, account.Deposit{Amount: 1, Currency: "BRL", Journal: long}, domain.Invalid, "invalid_text"},
 		{"a reference has an end", rich, account.Deposit{Amount: 1, Currency: "BRL", Journal: "j", Reference: long}, domain.Invalid, "invalid_text"},
-		{"a counterparty's name has an end", rich, account.Debit{Amount: 1, Currency: "BRL", Journal: "j", To: long}, domain.Invalid, "invalid_text"},
+		{"a counterparty's name has an end", rich, account.Debit{Account: "ann", Amount: 1, Currency: "BRL", Journal: "j", To: long}, domain.Invalid, "invalid_text"},
 	})
 }
 
@@ -170,8 +170,86 @@ func TestThePlatformsAccountsMoveByJournalsOnly(t *testing.T) {
 		{"nobody deposits to them", past, account.Deposit{Amount: 1, Currency: "BRL", Journal: "k"}, domain.Invalid, "reserved_account"},
 		{"nobody pays an order from them", past, account.Hold{Currency: "BRL", Claims: []account.Claim{{Order: "1", Amount: 1}}}, domain.Invalid, "reserved_account"},
 	})
-	given(t, past...).When(account.Debit{Amount: 5, Currency: "BRL", Journal: "k", To: "ann", Reason: "refund"}).
+	given(t, past...).When(account.Debit{Account: "platform.escrow.BRL", Amount: 5, Currency: "BRL", Journal: "k", To: "ann", Reason: "refund"}).
 		Then(account.Debited{Entry: 2, Amount: 5, Journal: "k", To: "ann", Reason: "refund"})
+}
+
+func TestTheOutsideWorldOwesWhatCameIn(t *testing.T) {
+	cash, clearing := account.Cash("BRL"), account.Clearing("wechat", "BRL")
+	accept(t, []accepted{
+		{
+			"a deposit's other leg stands below nothing, in an account that it opens", nil,
+			account.Debit{Account: cash, Amount: 5, Currency: "BRL", Journal: "d1", To: "ann", Reason: "deposit"},
+			[]event{account.Opened{Account: cash, Currency: "BRL"}, account.Debited{Entry: 1, Amount: 5, Journal: "d1", To: "ann", Reason: "deposit"}},
+		},
+		{
+			"a channel has what it took for us",
+			[]event{account.Opened{Account: clearing, Currency: "BRL"}, account.Debited{Entry: 1, Amount: 5, Journal: "a"}},
+			account.Debit{Account: clearing, Amount: math.MaxInt64 - 5, Currency: "BRL", Journal: "b", To: account.Escrow("BRL")},
+			[]event{account.Debited{Entry: 2, Amount: math.MaxInt64 - 5, Journal: "b", To: account.Escrow("BRL")}},
+		},
+		{"the other leg of an entry is recorded", rich, account.RecordPosted{Entry: 1}, []event{account.Posted{Entry: 1}}},
+		{"it is recorded once", after(account.Posted{Entry: 1}), account.RecordPosted{Entry: 1}, nil},
+	})
+	refuse(t, []refused{
+		{"an entry that is not there has no other leg", rich, account.RecordPosted{Entry: 2}, domain.Conflict, "unknown_entry"},
+		{"nothing is posted where no account is", nil, account.RecordPosted{Entry: 1}, domain.NotFound, "unknown_account"},
+		{
+			"nobody owes more than a number holds",
+			[]event{account.Opened{Account: cash, Currency: "BRL"}, account.Debited{Entry: 1, Amount: math.MaxInt64, Journal: "a"}},
+			account.Debit{Account: cash, Amount: 2, Currency: "BRL", Journal: "b"},
+			domain.Invalid, "amount_overflow",
+		},
+		{"escrow owes nobody", []event{escrow}, account.Debit{Account: account.Escrow("BRL"), Amount: 1, Currency: "BRL", Journal: "b"}, domain.Rejected, "insufficient_funds"},
+		{"an account that opens itself is in the currency it is named after", nil, account.Debit{Account: cash, Amount: 1, Currency: "CNY", Journal: "a"}, domain.Invalid, "wrong_currency"},
+	})
+}
+
+func TestASellerMayOwe(t *testing.T) {
+	bob := account.Seller("bob", "BRL")
+	open := account.Opened{Account: bob, Currency: "BRL"}
+	owes := []event{open, account.Credited{Entry: 1, Amount: 10, Journal: "a"}, account.Debited{Entry: 2, Amount: 15, Journal: "b"}}
+	accept(t, []accepted{
+		{
+			"the first settlement opens a seller's account", nil,
+			account.Credit{Account: bob, Amount: 10, Currency: "BRL", Journal: "a", From: account.Escrow("BRL"), Reason: "settlement"},
+			[]event{open, account.Credited{Entry: 1, Amount: 10, Journal: "a", From: account.Escrow("BRL"), Reason: "settlement"}},
+		},
+		{
+			"a refund is taken though nothing is left",
+			[]event{open, account.Credited{Entry: 1, Amount: 10, Journal: "a"}},
+			account.Debit{Account: bob, Amount: 15, Currency: "BRL", Journal: "b", To: "ann", Reason: "refund"},
+			[]event{account.Debited{Entry: 2, Amount: 15, Journal: "b", To: "ann", Reason: "refund"}},
+		},
+		{
+			"the next settlement repays it", owes,
+			account.Credit{Account: bob, Amount: 7, Currency: "BRL", Journal: "c"},
+			[]event{account.Credited{Entry: 3, Amount: 7, Journal: "c"}},
+		},
+		{
+			"what is left after that is the seller's", append(owes[:3:3], account.Credited{Entry: 3, Amount: 7, Journal: "c"}),
+			account.Withdraw{Amount: 2, Currency: "BRL", Journal: "d"},
+			[]event{account.Withdrawn{Entry: 4, Amount: 2, Journal: "d"}},
+		},
+		{
+			"a seller with the longest id has an account", nil,
+			account.Credit{Account: account.Seller(strings.Repeat("s", 64), "BRL"), Amount: 1, Currency: "BRL", Journal: "a"},
+			[]event{
+				account.Opened{Account: account.Seller(strings.Repeat("s", 64), "BRL"), Currency: "BRL"},
+				account.Credited{Entry: 1, Amount: 1, Journal: "a"},
+			},
+		},
+	})
+	refuse(t, []refused{
+		{"nothing is withdrawn while something is owed", owes, account.Withdraw{Amount: 1, Currency: "BRL", Journal: "d"}, domain.Rejected, "insufficient_funds"},
+		{"no order is paid from what was earned", owes, account.Hold{Currency: "BRL", Claims: []account.Claim{{Order: "1", Amount: 1}}}, domain.Invalid, "reserved_account"},
+		{"nobody opens a seller's account", nil, account.Open{Account: bob, Currency: "BRL"}, domain.Invalid, "reserved_account"},
+		{"a seller has a name", nil, account.Credit{Account: "seller..BRL", Amount: 1, Currency: "BRL", Journal: "a"}, domain.Invalid, "invalid_id"},
+		{"and a currency", nil, account.Credit{Account: "seller.bob.x", Amount: 1, Currency: "x", Journal: "a"}, domain.Invalid, "unknown_currency"},
+	})
+	if err := (state{ID: bob, Currency: "BRL", Balance: -5}).Check(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestAJournalCountsOnce(t *testing.T) {
@@ -180,7 +258,7 @@ func TestAJournalCountsOnce(t *testing.T) {
 		{"a deposit", past, account.Deposit{Amount: 1000, Currency: "BRL", Journal: "d1"}, nil},
 		{"a withdrawal", past, account.Withdraw{Amount: 10, Currency: "BRL", Journal: "w"}, nil},
 		{"a credit", past, account.Credit{Account: "ann", Amount: 10, Currency: "BRL", Journal: "r"}, nil},
-		{"a debit", past, account.Debit{Amount: 10, Currency: "BRL", Journal: "s"}, nil},
+		{"a debit", past, account.Debit{Account: "ann", Amount: 10, Currency: "BRL", Journal: "s"}, nil},
 		{"a capture", past, account.Capture{Order: "1", Amount: 300, Journal: "j", To: "platform.escrow.BRL"}, nil},
 		{
 			"a platform's first credit",
@@ -340,6 +418,7 @@ func TestCheckFindsADamagedState(t *testing.T) {
 		"a hold of nothing":        {Currency: "BRL", Holds: holds(0)},
 		"holds that don't fit":     {Currency: "BRL", Balance: 1, Holds: holds(math.MaxInt64, 1)},
 		"entries below nothing":    {Currency: "BRL", Entries: -1},
+		"a posted entry too many":  {Currency: "BRL", Entries: 1, Posted: 2},
 	} {
 		if err := s.Check(); err == nil {
 			t.Errorf("%s: nothing was found", name)
@@ -352,9 +431,10 @@ func commands() *rapid.Generator[command] {
 	order := rapid.SampledFrom([]string{"1", "2", "3", ""})
 	journal := rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f", "g", ""})
 	currency := rapid.SampledFrom([]string{"BRL", "BRL", "BRL", "CNY", "x"})
+	accounts := rapid.SampledFrom([]string{"ann", "platform.x.BRL", account.Seller("bob", "BRL"), account.Cash("BRL")})
 	return rapid.Custom(func(t *rapid.T) command {
 		a, j, c, o := amount.Draw(t, "amount"), journal.Draw(t, "journal"), currency.Draw(t, "currency"), order.Draw(t, "order")
-		switch rapid.IntRange(0, 9).Draw(t, "command") {
+		switch rapid.IntRange(0, 10).Draw(t, "command") {
 		case 0:
 			return account.Open{Account: rapid.SampledFrom([]string{"ann", "bob", "platform.x"}).Draw(t, "account"), Currency: c}
 		case 1:
@@ -364,11 +444,13 @@ func commands() *rapid.Generator[command] {
 		case 3, 4:
 			return account.Capture{Order: o, Amount: a, Journal: j}
 		case 5:
-			return account.Debit{Amount: a, Currency: c, Journal: j}
+			return account.Debit{Account: accounts.Draw(t, "account"), Amount: a, Currency: c, Journal: j}
 		case 6:
-			return account.Credit{Account: rapid.SampledFrom([]string{"ann", "platform.x"}).Draw(t, "account"), Amount: a, Currency: c, Journal: j}
+			return account.Credit{Account: accounts.Draw(t, "account"), Amount: a, Currency: c, Journal: j}
 		case 7:
 			return account.Deposit{Amount: a, Currency: c, Journal: j}
+		case 8:
+			return account.RecordPosted{Entry: rapid.Int64Range(0, 5).Draw(t, "entry")}
 		default:
 			return account.Hold{Checkout: "c", Currency: c, Claims: []account.Claim{{Order: o, Amount: a}, {Order: order.Draw(t, "second"), Amount: amount.Draw(t, "more")}}}
 		}

@@ -3,6 +3,7 @@ package account
 import (
 	"errors"
 	"slices"
+	"strings"
 
 	"cartwright/domain"
 	"cartwright/domain/money"
@@ -11,8 +12,12 @@ import (
 const maxText = 500 // characters of a journal, a reference or a reason
 
 func decide(a Account, c Command) ([]Event, error) {
-	if c, ok := c.(Credit); ok {
-		return a.credit(c)
+	switch c := c.(type) {
+	case Credit:
+		return a.leg(c.Account, c.Currency, Credited{Amount: c.Amount, Journal: c.Journal, From: c.From, Reason: c.Reason})
+	case Debit:
+		return a.leg(c.Account, c.Currency, Debited{Amount: c.Amount, Journal: c.Journal, To: c.To, Reason: c.Reason})
+	default:
 	}
 	e, err := a.fact(c)
 	if err != nil || e == nil {
@@ -37,25 +42,28 @@ func (a Account) fact(c Command) (Event, error) {
 		return a.fromOutside(Deposited{Entry: a.Entries + 1, Amount: c.Amount, Journal: c.Journal, Reference: c.Reference}, c.Currency)
 	case Withdraw:
 		return a.fromOutside(Withdrawn{Entry: a.Entries + 1, Amount: c.Amount, Journal: c.Journal, Reference: c.Reference}, c.Currency)
-	case Debit:
-		return a.entry(Debited{Entry: a.Entries + 1, Amount: c.Amount, Journal: c.Journal, To: c.To, Reason: c.Reason}, c.Currency)
+	case RecordPosted:
+		if c.Entry <= a.Posted {
+			return nil, nil
+		}
+		return Posted(c), nil
 	case Hold:
 		return a.hold(c)
 	case Capture:
 		return a.capture(c)
 	case Release:
 		return a.release(c)
-	case Open, Credit: // decided elsewhere
+	case Open, Credit, Debit: // decided elsewhere
 	}
 	return nil, nil
 }
 
 func (a Account) open(c Open) (Event, error) {
-	if err := domain.CheckID("/account", c.Account); err != nil {
+	if err := CheckID("/account", c.Account); err != nil {
 		return nil, err
 	}
 	switch {
-	case IsPlatform(c.Account):
+	case opensItself(c.Account):
 		return nil, reserved()
 	case a.Currency == "":
 		return Opened(c), currency(c.Currency)
@@ -67,23 +75,24 @@ func (a Account) open(c Open) (Event, error) {
 	return nil, nil
 }
 
-// credit opens a platform's account by the first money that comes to it.
-func (a Account) credit(c Credit) ([]Event, error) {
+// leg enters one leg of a journal. The first one opens an account of the
+// platform's own, or a seller's.
+func (a Account) leg(account, in string, e Event) ([]Event, error) {
 	var events []Event
-	if a.Currency == "" && IsPlatform(c.Account) {
-		if err := errors.Join(domain.CheckID("/account", c.Account), currency(c.Currency)); err != nil {
+	if a.Currency == "" && opensItself(account) {
+		if err := errors.Join(CheckID("/account", account), currency(in), suffix(account, in)); err != nil {
 			return nil, err
 		}
-		events = append(events, Opened{Account: c.Account, Currency: c.Currency})
-		a.ID, a.Currency = c.Account, c.Currency
+		events = append(events, Opened{Account: account, Currency: in})
+		a.ID, a.Currency = account, in
 	}
 	if err := a.known(); err != nil {
 		return nil, err
 	}
-	if a.ID != c.Account {
-		return nil, domain.Refuse(domain.Invalid, "wrong_account", "This is the account of %s, not of %s.", a.ID, c.Account)
+	if a.ID != account {
+		return nil, domain.Refuse(domain.Invalid, "wrong_account", "This is the account of %s, not of %s.", a.ID, account)
 	}
-	e, err := a.entry(Credited{Entry: a.Entries + 1, Amount: c.Amount, Journal: c.Journal, From: c.From, Reason: c.Reason}, c.Currency)
+	e, err := a.entry(a.numbered(e), in)
 	if err != nil || e == nil {
 		return nil, err
 	}
@@ -91,6 +100,28 @@ func (a Account) credit(c Credit) ([]Event, error) {
 		return nil, err
 	}
 	return append(events, e), nil
+}
+
+// numbered gives a leg the next number.
+func (a Account) numbered(e Event) Event {
+	switch e := e.(type) {
+	case Credited:
+		e.Entry = a.Entries + 1
+		return e
+	case Debited:
+		e.Entry = a.Entries + 1
+		return e
+	default:
+		return e
+	}
+}
+
+// suffix holds an account that opens itself to the currency in its name.
+func suffix(account, currency string) error {
+	if !strings.HasSuffix(account, "."+currency) {
+		return domain.Refuse(domain.Invalid, "wrong_currency", "The account %s is not one in %s.", account, currency)
+	}
+	return nil
 }
 
 // fromOutside guards the platform's accounts: a buyer or seller who is named
@@ -122,7 +153,7 @@ func (a Account) entry(e Event, currency string) (Event, error) {
 
 // hold asks for the claims that are not held yet.
 func (a Account) hold(c Hold) (Event, error) {
-	if IsPlatform(a.ID) {
+	if opensItself(a.ID) {
 		return nil, reserved()
 	}
 	if c.Currency != a.Currency {
@@ -177,7 +208,7 @@ func (a Account) known() error {
 }
 
 func reserved() error {
-	return domain.Refuse(domain.Invalid, "reserved_account", "Accounts named %s… are the platform's own.", platform)
+	return domain.Refuse(domain.Invalid, "reserved_account", "Accounts named %s… and %s… are opened by the platform, and no order is paid from them.", platform, seller)
 }
 
 func differs(journal string) error {

@@ -36,7 +36,7 @@ func EntryOf(e Event) (Entry, bool) {
 		return Entry{e.Entry, KindCredit, e.Amount, e.Journal, e.From, e.Reason}, true
 	case Debited:
 		return Entry{e.Entry, KindDebit, -e.Amount, e.Journal, e.To, e.Reason}, true
-	case Opened, Held, Released:
+	case Opened, Held, Released, Posted:
 	}
 	return Entry{}, false
 }

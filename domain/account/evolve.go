@@ -34,6 +34,8 @@ func evolve(a Account, e Event) (Account, error) {
 		a = a.ended(e.Order, e.Amount)
 	case Released:
 		a = a.ended(e.Order, 0)
+	case Posted:
+		a.Posted = e.Entry
 	case Deposited, Withdrawn, Credited, Debited:
 		// The entry is all.
 	}
@@ -77,7 +79,14 @@ func (a Account) allows(e Event) error {
 	case Withdrawn:
 		return a.affords(e.Amount)
 	case Debited:
+		if MayOwe(a.ID) {
+			return nil
+		}
 		return a.affords(e.Amount)
+	case Posted:
+		if e.Entry <= a.Posted || e.Entry > a.Entries {
+			return domain.Refuse(domain.Conflict, "unknown_entry", "Entry %d is not the next to be posted: %d was, of %d.", e.Entry, a.Posted, a.Entries)
+		}
 	case Held:
 		return a.allowsHeld(e)
 	case Captured:
@@ -109,7 +118,7 @@ func (a Account) allowsEntry(e Entry) error {
 		return domain.Refuse(domain.Conflict, "entry_gap", "Entry %d follows entry %d.", e.Number, a.Entries)
 	case e.Amount == 0, e.Amount == math.MinInt64, (e.Amount > 0) != incoming(e.Kind):
 		return domain.Refuse(domain.Invalid, "bad_amount", "An amount is more than nothing.")
-	case e.Amount > math.MaxInt64-a.Balance:
+	case e.Amount > 0 && a.Balance > math.MaxInt64-e.Amount, e.Amount < 0 && a.Balance < math.MinInt64-e.Amount:
 		return domain.Refuse(domain.Invalid, "amount_overflow", "No account holds that much.")
 	case done:
 		return differs(e.Journal)

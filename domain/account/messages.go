@@ -50,7 +50,8 @@ type (
 	}
 	// Release frees what is held for an order.
 	Release struct{ Order, Reason string }
-	// Credit is the leg of a journal that brings money in. It opens a platform's own account.
+	// Credit is the leg of a journal that brings money in. It opens a platform's
+	// own account, and a seller's.
 	Credit struct {
 		Account, Currency string
 		Amount            int64
@@ -58,14 +59,16 @@ type (
 		From              string
 		Reason            string
 	}
-	// Debit is the leg of a journal that takes money out.
+	// Debit is the leg of a journal that takes money out. It opens a platform's own account.
 	Debit struct {
-		Currency string
-		Amount   int64
-		Journal  string
-		To       string
-		Reason   string
+		Account, Currency string
+		Amount            int64
+		Journal           string
+		To                string
+		Reason            string
 	}
+	// RecordPosted notes that the other leg of an entry from or to the outside stands.
+	RecordPosted struct{ Entry int64 }
 )
 
 func (Open) command()     {}
@@ -76,6 +79,8 @@ func (Capture) command()  {}
 func (Release) command()  {}
 func (Credit) command()   {}
 func (Debit) command()    {}
+
+func (RecordPosted) command() {}
 
 // Event is a fact: it is never refused, only found impossible.
 //
@@ -139,6 +144,10 @@ type (
 		To      string `json:"to"`
 		Reason  string `json:"reason"`
 	}
+	// Posted says that the other leg of an entry from or to the outside stands.
+	Posted struct {
+		Entry int64 `json:"entry"`
+	}
 )
 
 func (Opened) event()    {}
@@ -149,6 +158,7 @@ func (Captured) event()  {}
 func (Released) event()  {}
 func (Credited) event()  {}
 func (Debited) event()   {}
+func (Posted) event()    {}
 
 // Types lists the events as they are stored.
 func Types() []event.Type {
@@ -161,5 +171,6 @@ func Types() []event.Type {
 		event.Of[Released]("account.released"),
 		event.Of[Credited]("account.credited"),
 		event.Of[Debited]("account.debited"),
+		event.Of[Posted]("account.posted"),
 	}
 }

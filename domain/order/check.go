@@ -18,7 +18,7 @@ const (
 
 	maxAddress = 4096 // bytes, sealed
 	maxTitle   = 500
-	maxName    = 64 // carriers and numbers, methods and digests
+	maxName    = 64 // carriers and numbers, methods, payments and digests
 	maxActor   = 128
 	maxNote    = 500
 )

@@ -43,6 +43,10 @@ func decide(o Order, c Command) ([]Event, error) {
 		return o.deliver(c)
 	case Complete:
 		return o.complete(c)
+	case Settle:
+		return o.settle(c)
+	case RecordSettlementPosted:
+		return o.recordPosted()
 	case Refund:
 		return o.refund(c)
 	}
@@ -105,9 +109,9 @@ func (o Order) abandon(c Abandon) ([]Event, error) {
 }
 
 func (o Order) pay(c Pay) ([]Event, error) {
-	paid := Paid{Amount: c.Amount, Method: c.Method}
+	paid := Paid{Amount: c.Amount, Method: c.Method, Payment: c.Payment}
 	if o.hasBeenPaid() {
-		if c.Amount == o.Paid && c.Currency == o.Currency && c.Method == o.Method {
+		if (Pay{o.Paid, o.Currency, o.Method, o.PaymentID}) == c {
 			return nil, nil
 		}
 		return nil, domain.Refuse(domain.Conflict, "already_paid", "The order was paid before, otherwise.")
@@ -116,6 +120,9 @@ func (o Order) pay(c Pay) ([]Event, error) {
 		return nil, err
 	}
 	if err := domain.CheckText("/method", c.Method, maxName); err != nil {
+		return nil, err
+	}
+	if err := domain.CheckText("/payment", c.Payment, maxName); err != nil {
 		return nil, err
 	}
 	if c.Currency != o.Currency {

@@ -61,6 +61,10 @@ func apply(o *Order, e Event) error {
 		return unless(o.allBack(), "not all of the money is back, or something is left to ship")
 	case Completed:
 		o.CompletedBy = e.By
+	case Settled:
+		return applySettlement(o, e)
+	case SettlementPosted:
+		return applyPosted(o)
 	}
 	return nil
 }
@@ -137,7 +141,7 @@ func applyPaid(o *Order, e Paid) error {
 	if e.Amount != o.Total() {
 		return fmt.Errorf("%d paid for an order of %d", e.Amount, o.Total())
 	}
-	o.Paid, o.Method = e.Amount, e.Method
+	o.Paid, o.Method, o.PaymentID = e.Amount, e.Method, e.Payment
 	return nil
 }
 
@@ -233,6 +237,9 @@ func applyDelivered(o *Order, e ParcelDelivered) error {
 		return err
 	}
 	p.Status = ParcelIsDelivered
+	if e.Completes.After(o.Completes) {
+		o.Completes = e.Completes.UTC()
+	}
 	return nil
 }
 
@@ -263,10 +270,15 @@ func applyRefund(o *Order, e RefundIssued) error {
 		it.RefundedUnshipped += l.Unshipped
 		it.Returned += l.Returned
 		it.Refunded += l.Amount
+		it.RefundedFreight += l.Freight
 	}
 	o.Refunds = append(o.Refunds, Repayment{
 		Refund: e.Refund, Lines: e.Lines, Amount: e.Amount, Reason: e.Reason, By: e.By, Restock: e.Restock,
+		FromSeller: e.FromSeller, Commission: e.Commission,
 	})
+	if o.Settlement != nil {
+		o.Settlement.Back += e.Commission
+	}
 	if e.Cancellation != nil {
 		o.Cancellation = new(*e.Cancellation)
 	}
@@ -274,8 +286,8 @@ func applyRefund(o *Order, e RefundIssued) error {
 }
 
 // possibleRefund checks that each line has what is given back of it, that the
-// amounts sum up, and that a cancellation gives back all there is of an order
-// of which nothing has shipped.
+// amounts sum up, that a cancellation gives back all there is of an order of
+// which nothing has shipped, and who pays.
 func possibleRefund(o *Order, e RefundIssued) error {
 	var sum, units int64
 	last := 0
@@ -284,12 +296,8 @@ func possibleRefund(o *Order, e RefundIssued) error {
 		if !ok || l.Line <= last {
 			return fmt.Errorf("line %d is not there, or after line %d", l.Line, last)
 		}
-		if l.Unshipped < 0 || l.Unshipped > it.toPack() || l.Returned < 0 || l.Returned > it.out() {
-			return fmt.Errorf("%d units unshipped and %d returned of line %d, which has %d and %d",
-				l.Unshipped, l.Returned, l.Line, it.toPack(), it.out())
-		}
-		if l.Amount < 0 || l.Amount > it.refundable() {
-			return fmt.Errorf("%d back of line %d, which has %d left", l.Amount, l.Line, it.refundable())
+		if err := it.canGiveBack(l); err != nil {
+			return err
 		}
 		last, sum, units = l.Line, sum+l.Amount, units+l.Unshipped+l.Returned
 	}
@@ -300,6 +308,22 @@ func possibleRefund(o *Order, e RefundIssued) error {
 		return errors.New("it gives nothing back")
 	case e.Cancellation != nil && (o.anyShipped() || units != o.unitsToShip() || sum != o.Paid-o.RefundedAmount()):
 		return errors.New("it cancels the order and does not give back all of it")
+	}
+	return possiblePayer(o, e)
+}
+
+// canGiveBack checks one line of a refund. That the goods alone cost as much as
+// is not freight can't be asked: refunds were stored before any said what
+// freight was in them.
+func (it Item) canGiveBack(l RefundLine) error {
+	switch {
+	case l.Unshipped < 0 || l.Unshipped > it.toPack() || l.Returned < 0 || l.Returned > it.out():
+		return fmt.Errorf("%d units unshipped and %d returned of line %d, which has %d and %d",
+			l.Unshipped, l.Returned, l.Line, it.toPack(), it.out())
+	case l.Amount < 0 || l.Amount > it.refundable():
+		return fmt.Errorf("%d back of line %d, which has %d left", l.Amount, l.Line, it.refundable())
+	case l.Freight < 0 || l.Freight > l.Amount || l.Freight > it.freightLeft():
+		return fmt.Errorf("%d of %d back of line %d are freight, of which %d are left", l.Freight, l.Amount, l.Line, it.freightLeft())
 	}
 	return nil
 }

@@ -34,6 +34,10 @@ func TestTheMachine(t *testing.T) {
 			o.Parcels = []order.Parcel{{Parcel: 1, Status: status, Lines: []order.Part{part(1, 1)}, Waybill: order.Waybill{Version: version}}}
 		}
 	}
+	settled := func(o *order.Order) {
+		sold(o)
+		o.Settlement = &order.Settlement{Gross: 430, Commission: 43}
+	}
 	empty := func(*order.Order) {}
 	for _, c := range []struct {
 		event order.Event
@@ -58,7 +62,10 @@ func TestTheMachine(t *testing.T) {
 		{order.ParcelDelivered{Parcel: 1}, parcel(order.ParcelIsShipped, 1), []order.Status{isPaid, shipped, completed, refunded}, staying},
 		{order.Shipped{}, sold, []order.Status{isPaid}, shipped},
 		{order.Completed{By: buyer}, sold, []order.Status{shipped}, completed},
+		{order.Settled{Gross: 430, Commission: 43}, sold, []order.Status{completed}, staying},
+		{order.SettlementPosted{}, settled, []order.Status{completed}, staying},
 		{issued(1, back(1, 1, 0, 430)), bought, []order.Status{isPaid, shipped, completed}, staying},
+		{fromSeller(43, issued(1, back(1, 0, 1, 430))), settled, []order.Status{isPaid, shipped, completed}, staying},
 		{order.Refunded{}, gone, []order.Status{isPaid, shipped}, refunded},
 		{nil, bought, nil, none},
 	} {
@@ -199,6 +206,27 @@ func TestHistoriesThatCannotHaveHappened(t *testing.T) {
 		{"a refund settled that was not issued", then(isPaid, order.RefundSettled{Refund: 1}), "no refund 1"},
 		{"refund 0 settled", then(isRefunded, order.RefundSettled{}), "no refund 0"},
 		{"a refund settled twice", then(isRefunded, order.RefundSettled{Refund: 1}, order.RefundSettled{Refund: 1}), "twice"},
+		{"more freight back than money", then(isPaid, issued(1, back(1, 1, 0, 9, 10))), "10 of 9 back"},
+		{"less than no freight back", then(isPaid, issued(1, back(1, 1, 0, 9, -1))), "-1 of 9 back"},
+		{"more freight back than there was", then(isPaid, issued(1, back(1, 0, 0, 31, 31))), "of which 30 are left"},
+		{"freight back of a line that has none", then(isPaid, issued(1, back(2, 0, 0, 1, 1))), "of which 0 are left"},
+		{"more freight back than is left", then(isPaid, issued(1, back(1, 1, 0, 110, 10)), issued(2, back(1, 0, 0, 21, 21))), "of which 20 are left"},
+		{"settled before it was completed", then(isShipped, order.Settled{Gross: 430}), "cannot follow"},
+		{"settled twice", then(isSettled, order.Settled{Gross: 430, Commission: 43}), "twice"},
+		{"settled for less than it holds", then(isCompleted, order.Settled{Gross: 429}), "429 settled of an order that holds 430"},
+		{"settled for more than it holds", then(isCompleted, order.Settled{Gross: 431}), "431 settled"},
+		{"settled for what was refunded", then(isCompleted, issued(1, back(1, 0, 1, 110)), order.Settled{Gross: 430}), "holds 320"},
+		{"a commission of more than there is", then(isCompleted, order.Settled{Gross: 430, Commission: 431}), "commission of 431"},
+		{"a commission of less than nothing", then(isCompleted, order.Settled{Gross: 430, Commission: -1}), "commission of -1"},
+		{"a settlement posted that was not decided", then(isCompleted, order.SettlementPosted{}), "not settled"},
+		{"a settlement posted twice", then(isSettled, order.SettlementPosted{}, order.SettlementPosted{}), "twice"},
+		{"a refund from a seller who has nothing yet", then(isCompleted, fromSeller(0, issued(1, back(1, 0, 1, 110)))), "once the order is settled"},
+		{"a refund from escrow after the seller has it", then(isSettled, issued(1, back(1, 0, 1, 110))), "once the order is settled"},
+		{"commission back that was not taken yet", then(isCompleted, order.RefundIssued{Refund: 1, Lines: []order.RefundLine{back(1, 0, 1, 110)}, Amount: 110, Commission: 1}), "1 of the commission"},
+		{"more commission back than money", then(isSettled, fromSeller(6, issued(1, back(1, 0, 0, 5)))), "6 of the commission with 5 back"},
+		{"more commission back than was taken", then(isSettled, fromSeller(44, issued(1, back(1, 0, 1, 110)))), "of which 43 are left"},
+		{"more commission back than is left", then(isSettled, fromSeller(40, issued(1, back(1, 0, 1, 110))), fromSeller(4, issued(2, back(1, 0, 1, 110)))), "of which 3 are left"},
+		{"less than no commission back", then(isSettled, fromSeller(-1, issued(1, back(1, 0, 1, 110)))), "-1 of the commission"},
 		{"completed before it shipped", then(isPartly, order.Completed{}), "cannot follow"},
 		{"no event", past(placed, nil), "cannot follow"},
 	} {
@@ -224,7 +252,7 @@ func TestPolicyDoesNotJudgeHistory(t *testing.T) {
 	for i := range old.Lines {
 		old.Lines[i] = order.Line{Line: i + 1, Title: strings.Repeat("x", 600), Quantity: 1}
 	}
-	_, err := order.Decider.Fold(order.Order{}, old, order.Paid{Method: strings.Repeat("x", 99)},
+	_, err := order.Decider.Fold(order.Order{}, old, order.Paid{Method: strings.Repeat("x", 99), Payment: strings.Repeat("x", 99)},
 		packed(1, part(300, 1)), order.WaybillSet{Parcel: 1, Version: 1}, order.ParcelShipped{Parcel: 1},
 		order.RefundIssued{Refund: 1, Lines: []order.RefundLine{{Line: 1, Unshipped: 1}}, Reason: strings.Repeat("x", 999)})
 	if err != nil {

@@ -2,28 +2,31 @@ package order_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
 	"cartwright/domain"
 	"cartwright/domain/domaintest"
+	"cartwright/domain/event"
 	"cartwright/domain/order"
 )
 
-// The order that these lives are of: room for some parcels, and a line that is
-// free. It costs 590.
+// The order that these lives are of: room for some parcels, freight that is no
+// share of anything, and a line that is free. It costs 599.
 var life = edit(func(c *order.Place) {
 	c.Lines = []order.Line{
 		{Line: 1, SKU: "tea", Quantity: 4, UnitPrice: 100, Freight: 10},
-		{Line: 2, SKU: "cup", Quantity: 3, UnitPrice: 50},
+		{Line: 2, SKU: "cup", Quantity: 3, UnitPrice: 50, Freight: 3},
 		{Line: 3, SKU: "gift", Quantity: 1},
 	}
 })
 
-var settle = order.Pay{Amount: 590, Currency: "BRL", Method: "balance"}
+var pays = order.Pay{Amount: 599, Currency: "BRL", Method: "wechat", Payment: "p1"}
 
 // often is what is asked of an order every day; seldom is what begins it, ends
 // it, or is heard of it once.
@@ -54,7 +57,11 @@ func anything() *rapid.Generator[wish] {
 		return order.Part{Line: rapid.IntRange(1, 4).Draw(t, "line"), Quantity: quantity.Draw(t, "units")}
 	}), 0, 3)
 	request := rapid.Custom(func(t *rapid.T) order.RefundRequest {
+		if rapid.IntRange(0, 4).Draw(t, "freight") == 0 {
+			return freight(rapid.IntRange(1, 2).Draw(t, "line"))
+		}
 		r := order.RefundRequest{Line: rapid.IntRange(1, 3).Draw(t, "line"), Quantity: quantity.Draw(t, "units")}
+		r.Freight = rapid.IntRange(0, 19).Draw(t, "with freight") == 0
 		if rapid.Bool().Draw(t, "with an amount") {
 			r.Amount = new(rapid.OneOf(rapid.Int64Range(1, 150), rapid.Int64Range(-1, 450)).Draw(t, "amount"))
 		}
@@ -72,11 +79,19 @@ func anything() *rapid.Generator[wish] {
 		{seldom, func(t *rapid.T) order.Command {
 			return order.Abandon{Attempt: fmt.Sprint("a", number.Draw(t, "attempt"))}
 		}},
-		{seldom, func(*rapid.T) order.Command { return settle }},
+		{seldom, func(t *rapid.T) order.Command {
+			c := pays
+			c.Payment = fmt.Sprint("p", number.Draw(t, "payment"))
+			return c
+		}},
 		{seldom, func(*rapid.T) order.Command { return order.RecordStockCommitted{} }},
 		{seldom, func(*rapid.T) order.Command { return order.RecordPaymentCaptured{} }},
 		{seldom, func(*rapid.T) order.Command { return order.RecordStockReleased{} }},
 		{seldom, func(*rapid.T) order.Command { return order.Complete{By: buyer} }},
+		{seldom, func(t *rapid.T) order.Command {
+			return order.Settle{CommissionBP: rapid.SampledFrom([]int64{0, 150, 250, 3333, 10_000, -1, 10_001}).Draw(t, "rate")}
+		}},
+		{seldom, func(*rapid.T) order.Command { return order.RecordSettlementPosted{} }},
 		{seldom, func(*rapid.T) order.Command { return order.Refund{By: "s1"} }},
 		{seldom, func(t *rapid.T) order.Command {
 			return order.Cancel{Cancellation: rapid.SampledFrom([]order.Cancellation{changed, timedOut, {}}).Draw(t, "cancellation")}
@@ -97,7 +112,13 @@ func anything() *rapid.Generator[wish] {
 				Carrier: "SF", Number: fmt.Sprint("N", number.Draw(t, "waybill")),
 			}
 		}},
-		{often, func(t *rapid.T) order.Command { return order.Deliver{Parcel: number.Draw(t, "parcel")} }},
+		{often, func(t *rapid.T) order.Command {
+			c := order.Deliver{Parcel: number.Draw(t, "parcel")}
+			if days := number.Draw(t, "completes"); days > 0 {
+				c.Completes = deadline.AddDate(0, 0, days).In(time.FixedZone("", 8*3600))
+			}
+			return c
+		}},
 		{often, func(t *rapid.T) order.Command {
 			return order.Refund{Lines: rapid.SliceOfN(request, 1, 3).Draw(t, "requests"), By: "s1", Restock: true}
 		}},
@@ -114,12 +135,14 @@ func anything() *rapid.Generator[wish] {
 	})
 }
 
-// alive draws a life: wishes, most often after the order is placed and paid.
+// alive draws a life: wishes, most often after the order is placed and paid, at
+// times after it has been completed, or settled too.
 func alive(t *rapid.T) []wish {
 	// At least 25: a slice without a least length is mostly too short to live.
 	wishes := rapid.SliceOfN(anything(), 25, 80).Draw(t, "wishes")
-	begin := []wish{always(life), always(settle)}
-	return append(begin[:rapid.SampledFrom([]int{2, 2, 2, 1, 0}).Draw(t, "begun with")], wishes...)
+	rate := rapid.Int64Range(0, 10_000).Draw(t, "rate")
+	begin := []wish{always(life), always(pays), theRest, always(order.Complete{By: buyer}), always(order.Settle{CommissionBP: rate})}
+	return append(begin[:rapid.SampledFrom([]int{2, 2, 2, 2, 1, 0, 4, 5}).Draw(t, "begun with")], wishes...)
 }
 
 // Whatever is asked, in whatever order, what is decided can be replayed, leaves
@@ -180,7 +203,10 @@ func sound(t *rapid.T, o order.Order) {
 		refunds += r.Amount
 		for _, l := range r.Lines {
 			sum := back[l.Line]
-			back[l.Line] = order.RefundLine{Unshipped: sum.Unshipped + l.Unshipped, Returned: sum.Returned + l.Returned, Amount: sum.Amount + l.Amount}
+			back[l.Line] = order.RefundLine{Unshipped: sum.Unshipped + l.Unshipped, Returned: sum.Returned + l.Returned, Amount: sum.Amount + l.Amount, Freight: sum.Freight + l.Freight}
+			if l.Freight < 0 || l.Freight > l.Amount {
+				t.Fatalf("%d of %d back are freight", l.Freight, l.Amount)
+			}
 		}
 	}
 	for _, it := range o.Lines {
@@ -188,7 +214,7 @@ func sound(t *rapid.T, o order.Order) {
 		if it.Packed != packed[n] || it.Shipped != gone[n] {
 			t.Fatalf("line %d has %d packed and %d shipped; its parcels %d and %d", n, it.Packed, it.Shipped, packed[n], gone[n])
 		}
-		if want := (order.RefundLine{Unshipped: it.RefundedUnshipped, Returned: it.Returned, Amount: it.Refunded}); back[n] != want {
+		if want := (order.RefundLine{Unshipped: it.RefundedUnshipped, Returned: it.Returned, Amount: it.Refunded, Freight: it.RefundedFreight}); back[n] != want {
 			t.Fatalf("line %d remembers %+v; its refunds sum to %+v", n, want, back[n])
 		}
 		if it.Packed+it.Shipped+it.RefundedUnshipped > it.Quantity || it.Returned > it.Shipped {
@@ -197,11 +223,18 @@ func sound(t *rapid.T, o order.Order) {
 		if it.Refunded > it.Quantity*(it.UnitPrice+it.Freight) {
 			t.Fatalf("line %d gave back %d", n, it.Refunded)
 		}
+		if it.RefundedFreight > it.Quantity*it.Freight {
+			t.Fatalf("line %d gave back %d of its freight", n, it.RefundedFreight)
+		}
 		allocated += it.Quantity - it.Shipped - it.RefundedUnshipped
 	}
-	if refunds != o.RefundedAmount() || refunds > o.Paid {
+	if refunds != o.RefundedAmount() || refunds > o.Paid || o.Net() != o.Paid-refunds {
 		t.Fatalf("refunds of %d, lines say %d, of %d paid", refunds, o.RefundedAmount(), o.Paid)
 	}
+	if at := o.CompletesAt(); !at.IsZero() && (o.Status != order.StatusShipped || o.Fulfilment() != order.Delivered) {
+		t.Fatalf("a %s order that is %s completes at %s", o.Status, o.Fulfilment(), at)
+	}
+	soundly(t, o)
 	ended := o.Status == order.StatusShipped || o.Status == order.StatusCompleted || o.Status == order.StatusRefunded
 	if ended && allocated != 0 {
 		t.Fatalf("a %s order with %d units left to ship", o.Status, allocated)
@@ -211,6 +244,43 @@ func sound(t *rapid.T, o order.Order) {
 	}
 	if o.Status == order.StatusPaid && allocated == 0 && o.Fulfilment() != order.Unfulfilled {
 		t.Fatal("a paid order that has shipped")
+	}
+}
+
+// soundly is what is true of every order's settlement: it is of all that was not
+// refunded before it, all that was refunded after it is the seller's, and the
+// commission that went back is its share of that, to half a minor unit.
+func soundly(t *rapid.T, o order.Order) {
+	t.Helper()
+	var before, since, commission int64
+	for _, r := range o.Refunds {
+		switch {
+		case r.FromSeller:
+			since, commission = since+r.Amount, commission+r.Commission
+		case since > 0 || r.Commission != 0:
+			t.Fatalf("refund %d is not from the seller", r.Refund)
+		default:
+			before += r.Amount
+		}
+		if r.Commission < 0 || r.Commission > r.Amount {
+			t.Fatalf("refund %d gives back %d, and %d of the commission", r.Refund, r.Amount, r.Commission)
+		}
+	}
+	s := o.Settlement
+	if s == nil {
+		if since > 0 {
+			t.Fatalf("%d from a seller who was not settled with", since)
+		}
+		return
+	}
+	if o.Status != order.StatusCompleted || s.Gross != o.Paid-before || s.Gross-since != o.Net() {
+		t.Fatalf("a %s order settled for %+v, %d paid, %d back before, %d since", o.Status, *s, o.Paid, before, since)
+	}
+	if s.Commission < 0 || s.Commission > s.Gross || s.Back != commission || s.Back > s.Commission {
+		t.Fatalf("settled for %+v, %d of the commission is back", *s, commission)
+	}
+	if off := 2 * (s.Back*s.Gross - s.Commission*since); off > s.Gross || -off > s.Gross {
+		t.Fatalf("settled for %+v, %d back since", *s, since)
 	}
 }
 
@@ -248,6 +318,69 @@ func TestAnOrderNeverEndsTwice(t *testing.T) {
 			t.Fatalf("ended %d times: %v", ends, seen)
 		}
 	})
+}
+
+// Laws hold easily of what never happens. So these lives, always the same ones,
+// see every event there is, and every way in which money moves.
+func TestLivesSeeItAll(t *testing.T) {
+	missing := map[string]bool{
+		"freight by itself": true, "freight with units": true, "freight and goods from the seller": true, "commission back": true,
+		"all money back from the seller": true, "a time to complete": true, "a payment that is not the first": true, "settled for nothing": true,
+	}
+	for _, e := range order.Types() {
+		missing[e.Name] = true
+	}
+	names, err := event.NewRegistry(order.Types()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lives := rapid.Custom(alive)
+	for seed := 0; len(missing) > 0 && seed < 1000; seed++ {
+		var live order.Order
+		for _, w := range lives.Example(seed) {
+			events, _ := order.Decider.Decide(live, w(live))
+			for _, e := range events {
+				stored, err := names.Encode(e)
+				if err != nil {
+					t.Fatal(err)
+				}
+				delete(missing, stored.Name)
+				if live, err = order.Decider.Evolve(live, e); err != nil {
+					t.Fatal(err)
+				}
+				for what, seen := range sights(live, e) {
+					if seen {
+						delete(missing, what)
+					}
+				}
+			}
+		}
+	}
+	if len(missing) > 0 {
+		t.Fatalf("no life sees %v", slices.Sorted(maps.Keys(missing)))
+	}
+}
+
+// sights is what there was to see in an event, and in the order after it.
+func sights(o order.Order, e order.Event) map[string]bool {
+	seen := map[string]bool{"a time to complete": !o.CompletesAt().IsZero()}
+	switch e := e.(type) {
+	case order.Paid:
+		seen["a payment that is not the first"] = e.Payment != pays.Payment
+	case order.Settled:
+		seen["settled for nothing"] = e.Gross == 0
+	case order.RefundIssued:
+		for _, l := range e.Lines {
+			units := l.Unshipped+l.Returned > 0
+			seen["freight by itself"] = seen["freight by itself"] || !units && l.Freight > 0 && l.Freight == l.Amount
+			seen["freight with units"] = seen["freight with units"] || units && l.Freight > 0
+			seen["freight and goods from the seller"] = seen["freight and goods from the seller"] || e.FromSeller && l.Freight > 0 && l.Freight < l.Amount
+		}
+		seen["commission back"] = e.Commission > 0
+		seen["all money back from the seller"] = e.FromSeller && o.Net() == 0
+	default: // the rest is seen by its name
+	}
+	return seen
 }
 
 // A repeat of a command that cannot add up is answered with nothing or refused:

@@ -35,9 +35,10 @@ type Part struct {
 // A RefundLine is what a refund gives back of one line.
 type RefundLine struct {
 	Line      int   `json:"line"`
-	Unshipped int64 `json:"unshipped"` // units that will not ship any more
-	Returned  int64 `json:"returned"`  // units that had shipped
-	Amount    int64 `json:"amount"`    // minor units, goods and freight
+	Unshipped int64 `json:"unshipped"`         // units that will not ship any more
+	Returned  int64 `json:"returned"`          // units that had shipped
+	Amount    int64 `json:"amount"`            // minor units, goods and freight
+	Freight   int64 `json:"freight,omitempty"` // how much of that is freight
 }
 
 // Reason is why an order ended early.
@@ -77,11 +78,13 @@ type (
 	}
 	// Abandon fences an attempt that took holds and never placed its order.
 	Abandon struct{ Attempt string }
-	// Pay records that the order's amount stands held on the buyer's account.
+	// Pay records that the order's amount stands held on the buyer's account,
+	// or has come in through a channel.
 	Pay struct {
 		Amount   int64
 		Currency string
 		Method   string
+		Payment  string // of the channel, which may have paid other orders too
 	}
 	// RecordStockCommitted notes that the order's holds became allocations.
 	RecordStockCommitted struct{}
@@ -112,9 +115,18 @@ type (
 		Carrier, Number string
 	}
 	// Deliver records that a parcel arrived.
-	Deliver struct{ Parcel int }
+	Deliver struct {
+		Parcel    int
+		Completes time.Time // when the order may complete by itself for it; none for an imported one
+	}
 	// Complete is the buyer's word that all is well.
 	Complete struct{ By string }
+	// Settle decides what the seller earns by a completed order.
+	Settle struct {
+		CommissionBP int64 // the platform's part, in basis points
+	}
+	// RecordSettlementPosted notes that the seller has what was settled.
+	RecordSettlementPosted struct{}
 	// Refund gives back lines, by quantity, by amount, or both. No lines means all that is left.
 	Refund struct {
 		Lines   []RefundRequest
@@ -125,29 +137,33 @@ type (
 )
 
 // A RefundRequest asks for some of a line back. Without an amount it is the
-// stored share of the quantity; without a quantity only money moves.
+// stored share of the quantity; without a quantity only money moves. The
+// freight is asked for by itself, and all that is left of it.
 type RefundRequest struct {
 	Line     int
 	Quantity int64
 	Amount   *int64
+	Freight  bool
 }
 
-func (Place) command()                 {}
-func (Abandon) command()               {}
-func (Pay) command()                   {}
-func (RecordStockCommitted) command()  {}
-func (RecordPaymentCaptured) command() {}
-func (RecordStockReleased) command()   {}
-func (RecordStockShipped) command()    {}
-func (RecordRefundSettled) command()   {}
-func (Cancel) command()                {}
-func (ChangeAddress) command()         {}
-func (Pack) command()                  {}
-func (Unpack) command()                {}
-func (SetWaybill) command()            {}
-func (Deliver) command()               {}
-func (Complete) command()              {}
-func (Refund) command()                {}
+func (Place) command()                  {}
+func (Abandon) command()                {}
+func (Pay) command()                    {}
+func (RecordStockCommitted) command()   {}
+func (RecordPaymentCaptured) command()  {}
+func (RecordStockReleased) command()    {}
+func (RecordStockShipped) command()     {}
+func (RecordRefundSettled) command()    {}
+func (Cancel) command()                 {}
+func (ChangeAddress) command()          {}
+func (Pack) command()                   {}
+func (Unpack) command()                 {}
+func (SetWaybill) command()             {}
+func (Deliver) command()                {}
+func (Complete) command()               {}
+func (Settle) command()                 {}
+func (RecordSettlementPosted) command() {}
+func (Refund) command()                 {}
 
 // Event is a fact: it is never refused, only found impossible.
 //
@@ -174,8 +190,9 @@ type (
 	}
 	// Paid is the decision that the order's money is the seller's to earn.
 	Paid struct {
-		Amount int64  `json:"amount"`
-		Method string `json:"method"`
+		Amount  int64  `json:"amount"`
+		Method  string `json:"method"`
+		Payment string `json:"payment,omitempty"` // of the channel; none for one from a balance
 	}
 	// StockCommitted says the holds are allocations now.
 	StockCommitted struct{}
@@ -221,7 +238,8 @@ type (
 	}
 	// ParcelDelivered says a parcel arrived.
 	ParcelDelivered struct {
-		Parcel int `json:"parcel"`
+		Parcel    int       `json:"parcel"`
+		Completes time.Time `json:"completes,omitzero"` // when the order may complete by itself for it
 	}
 	// Shipped says that all there is to ship has shipped.
 	Shipped struct{}
@@ -229,6 +247,13 @@ type (
 	Completed struct {
 		By string `json:"by"`
 	}
+	// Settled is the decision what the seller earns: gross less commission.
+	Settled struct {
+		Gross      int64 `json:"gross"`      // what was paid less what was refunded by then
+		Commission int64 `json:"commission"` // the platform's part of it
+	}
+	// SettlementPosted says the seller has what was settled.
+	SettlementPosted struct{}
 	// RefundIssued is the decision to give money back.
 	RefundIssued struct {
 		Refund       int           `json:"refund"` // from 1, within its order
@@ -238,30 +263,34 @@ type (
 		By           string        `json:"by"`
 		Restock      bool          `json:"restock"`
 		Cancellation *Cancellation `json:"cancellation,omitempty"` // a paid order given up before anything shipped
+		FromSeller   bool          `json:"from_seller,omitempty"`  // who has been settled with
+		Commission   int64         `json:"commission,omitempty"`   // of the amount: what the platform gives back to the seller
 	}
 	// Refunded ends an order all of whose money went back.
 	Refunded struct{}
 )
 
-func (Placed) event()          {}
-func (Abandoned) event()       {}
-func (Paid) event()            {}
-func (StockCommitted) event()  {}
-func (PaymentCaptured) event() {}
-func (StockReleased) event()   {}
-func (StockShipped) event()    {}
-func (RefundSettled) event()   {}
-func (Cancelled) event()       {}
-func (AddressChanged) event()  {}
-func (ParcelPacked) event()    {}
-func (ParcelUnpacked) event()  {}
-func (WaybillSet) event()      {}
-func (ParcelShipped) event()   {}
-func (ParcelDelivered) event() {}
-func (Shipped) event()         {}
-func (Completed) event()       {}
-func (RefundIssued) event()    {}
-func (Refunded) event()        {}
+func (Placed) event()           {}
+func (Abandoned) event()        {}
+func (Paid) event()             {}
+func (StockCommitted) event()   {}
+func (PaymentCaptured) event()  {}
+func (StockReleased) event()    {}
+func (StockShipped) event()     {}
+func (RefundSettled) event()    {}
+func (Cancelled) event()        {}
+func (AddressChanged) event()   {}
+func (ParcelPacked) event()     {}
+func (ParcelUnpacked) event()   {}
+func (WaybillSet) event()       {}
+func (ParcelShipped) event()    {}
+func (ParcelDelivered) event()  {}
+func (Shipped) event()          {}
+func (Completed) event()        {}
+func (Settled) event()          {}
+func (SettlementPosted) event() {}
+func (RefundIssued) event()     {}
+func (Refunded) event()         {}
 
 // Types lists the events as they are stored. A name is for ever; a changed
 // shape adds an upcast and, with it, a version.
@@ -284,6 +313,8 @@ func Types() []event.Type {
 		event.Of[ParcelDelivered]("order.parcel_delivered"),
 		event.Of[Shipped]("order.shipped"),
 		event.Of[Completed]("order.completed"),
+		event.Of[Settled]("order.settled"),
+		event.Of[SettlementPosted]("order.settlement_posted"),
 		event.Of[RefundIssued]("order.refund_issued"),
 		event.Of[Refunded]("order.refunded"),
 	}

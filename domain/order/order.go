@@ -24,6 +24,22 @@
 // Decide only, so that a changed limit can't make an old history illegal
 // (TestPolicyDoesNotJudgeHistory).
 //
+// What is refunded of a line remembers how much of it was freight. So freight
+// can go back by itself, for a late parcel, and does not go back again with the
+// units (TestFreightIsGivenBackOnce).
+//
+// An order settles with its seller once, when it is completed: whatever is
+// refunded until then comes out of what the platform holds, whatever is refunded
+// later out of what the seller got. The commission is rounded once per line, and
+// stored. Each later refund gives back its share of it, rounded over the sum of
+// them and not one by one: a seller of whose order nothing is left has paid no
+// commission, to the minor unit (TestTheWholeCommissionGoesBack).
+//
+// The time by which an order may complete by itself is stored when a parcel
+// arrives, as the server has it then; no later change of the rule moves it, and
+// a delivery without one, such as an imported one, leaves it to the buyer
+// (TestWhenAnOrderCompletesByItself). Evolve does not judge it.
+//
 // Texts, carriers and addresses are stored as given. The address is sealed
 // before it gets here; this package never sees one.
 package order
@@ -52,13 +68,16 @@ type Order struct {
 	Deadline  time.Time `json:"deadline,omitzero"`   // of payment
 	Siblings  []Sibling `json:"siblings,omitempty"`
 
-	Paid    int64       `json:"paid"` // minor units, as received
-	Method  string      `json:"method,omitempty"`
-	Parcels []Parcel    `json:"parcels,omitempty"`
-	Refunds []Repayment `json:"refunds,omitempty"`
+	Paid      int64       `json:"paid"` // minor units, as received
+	Method    string      `json:"method,omitempty"`
+	PaymentID string      `json:"payment_id,omitempty"` // of the channel, if one was paid through
+	Parcels   []Parcel    `json:"parcels,omitempty"`
+	Refunds   []Repayment `json:"refunds,omitempty"`
 
 	Cancellation *Cancellation `json:"cancellation,omitempty"` // also of a paid order that was given up and refunded
+	Completes    time.Time     `json:"completes,omitzero"`     // the latest that a delivery named; see CompletesAt
 	CompletedBy  string        `json:"completed_by,omitempty"`
+	Settlement   *Settlement   `json:"settlement,omitempty"`
 
 	StockCommitted  bool `json:"stock_committed,omitempty"`
 	PaymentCaptured bool `json:"payment_captured,omitempty"`
@@ -73,6 +92,7 @@ type Item struct {
 	RefundedUnshipped int64 `json:"refunded_unshipped,omitempty"` // that will not ship
 	Returned          int64 `json:"returned,omitempty"`           // of the shipped ones
 	Refunded          int64 `json:"refunded,omitempty"`           // minor units
+	RefundedFreight   int64 `json:"refunded_freight,omitempty"`   // of these
 }
 
 // ParcelStatus is where a parcel stands.
@@ -105,13 +125,15 @@ type Waybill struct {
 
 // A Repayment is a refund as its order remembers it.
 type Repayment struct {
-	Refund  int          `json:"refund"` // from 1, within its order
-	Lines   []RefundLine `json:"lines"`
-	Amount  int64        `json:"amount"` // minor units
-	Reason  string       `json:"reason,omitempty"`
-	By      string       `json:"by,omitempty"`
-	Restock bool         `json:"restock,omitempty"`
-	Settled bool         `json:"settled,omitempty"`
+	Refund     int          `json:"refund"` // from 1, within its order
+	Lines      []RefundLine `json:"lines"`
+	Amount     int64        `json:"amount"` // minor units
+	Reason     string       `json:"reason,omitempty"`
+	By         string       `json:"by,omitempty"`
+	Restock    bool         `json:"restock,omitempty"`
+	Settled    bool         `json:"settled,omitempty"`
+	FromSeller bool         `json:"from_seller,omitempty"`
+	Commission int64        `json:"commission,omitempty"` // of the amount: what the platform gives back to the seller
 }
 
 // Payment says how much of its price an order holds.
@@ -149,6 +171,9 @@ func clone(o Order) Order {
 	o.Parcels = slices.Clone(o.Parcels)
 	for i := range o.Parcels {
 		o.Parcels[i].History = slices.Clone(o.Parcels[i].History)
+	}
+	if o.Settlement != nil {
+		o.Settlement = new(*o.Settlement)
 	}
 	return o
 }
@@ -193,6 +218,9 @@ func (o Order) RefundedAmount() int64 {
 	return sum
 }
 
+// Net is what was paid less what was given back of it, or decided to be.
+func (o Order) Net() int64 { return o.Paid - o.RefundedAmount() }
+
 // Refundable is how much of a line's paid share can still be given back: 0 for
 // an order that is not paid, or a line it does not have.
 func (o Order) Refundable(line int) int64 {
@@ -236,6 +264,15 @@ func (o Order) Fulfilment() Fulfilment {
 	default:
 		return Delivered
 	}
+}
+
+// CompletesAt is when the order may complete by itself: once all of it has
+// arrived, the latest time that a delivery named. It is zero if it may not.
+func (o Order) CompletesAt() time.Time {
+	if o.Status != StatusShipped || o.Fulfilment() != Delivered {
+		return time.Time{}
+	}
+	return o.Completes
 }
 
 // ending is the event that quantities and money have made due, or nil. It is
@@ -298,7 +335,8 @@ func (it Item) out() int64 { return it.Shipped - it.Returned }
 // kept is how many units have not been refunded.
 func (it Item) kept() int64 { return it.Quantity - it.RefundedUnshipped - it.Returned }
 
-// share is what q of the line's units cost.
-func (it Item) share(q int64) int64 { return q * (it.UnitPrice + it.Freight) }
+// refundable is what is left of what the line cost, goods and freight.
+func (it Item) refundable() int64 { return it.Quantity*(it.UnitPrice+it.Freight) - it.Refunded }
 
-func (it Item) refundable() int64 { return it.share(it.Quantity) - it.Refunded }
+// freightLeft is what is left of the freight; there may be less money left.
+func (it Item) freightLeft() int64 { return it.Quantity*it.Freight - it.RefundedFreight }

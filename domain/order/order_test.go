@@ -42,7 +42,7 @@ var (
 	changed   = order.Cancellation{Reason: order.ByBuyer, By: buyer, Note: "changed my mind"}
 
 	// The whole order, line by line, as a refund before anything shipped.
-	whole = []order.RefundLine{{Line: 1, Unshipped: 3, Amount: 330}, {Line: 2, Unshipped: 2, Amount: 100}}
+	whole = []order.RefundLine{{Line: 1, Unshipped: 3, Amount: 330, Freight: 30}, {Line: 2, Unshipped: 2, Amount: 100}}
 )
 
 // A row is one sentence: after this past, that command does so, or is refused.
@@ -94,6 +94,7 @@ var (
 	isPartly    = then(isPaid, sent(1, order.Part{Line: 1, Quantity: 2})...)
 	isShipped   = then(then(isPaid, sent(1, order.Part{Line: 1, Quantity: 3}, order.Part{Line: 2, Quantity: 2})...), order.Shipped{})
 	isCompleted = then(isShipped, order.ParcelDelivered{Parcel: 1}, order.Completed{By: buyer})
+	isSettled   = then(isCompleted, order.Settled{Gross: 430, Commission: 43})
 	isCancelled = past(placed, cancelled)
 	isGivenUp   = then(isPaid, order.RefundIssued{Refund: 1, Lines: whole, Amount: 430, Reason: "buyer", By: buyer, Cancellation: &changed}, order.Refunded{})
 	isRefunded  = then(isPaid, order.RefundIssued{Refund: 1, Lines: whole, Amount: 430, By: "s1"}, order.Refunded{})
@@ -253,6 +254,9 @@ func TestAbandoning(t *testing.T) {
 func TestPaying(t *testing.T) {
 	pay := order.Pay{Amount: 430, Currency: "BRL", Method: "balance"}
 	with := func(f func(*order.Pay)) order.Pay { c := pay; f(&c); return c }
+	through := order.Pay{Amount: 430, Currency: "BRL", Method: "wechat", Payment: "p1"}
+	came := order.Paid{Amount: 430, Method: "wechat", Payment: "p1"}
+	long := strings.Repeat("p", 65)
 	run(t, []row{
 		{says: "an order is paid in full", past: isPlaced, when: pay, then: past(paid)},
 		{says: "not with less", past: isPlaced, when: with(func(c *order.Pay) { c.Amount-- }), code: domain.Rejected, reason: "wrong_amount"},
@@ -267,6 +271,12 @@ func TestPaying(t *testing.T) {
 		{says: "another amount is another payment", past: isPaid, when: with(func(c *order.Pay) { c.Amount++ }), code: domain.Conflict, reason: "already_paid"},
 		{says: "another currency is another payment", past: isPaid, when: with(func(c *order.Pay) { c.Currency = "CNY" }), code: domain.Conflict, reason: "already_paid"},
 		{says: "another method is another payment", past: isPaid, when: with(func(c *order.Pay) { c.Method = "card" }), code: domain.Conflict, reason: "already_paid"},
+		{says: "an order is paid through a channel", past: isPlaced, when: through, then: past(came)},
+		{says: "twice through a channel is once", past: past(placed, came), when: through},
+		{says: "another payment of that channel is another payment", past: past(placed, came), when: order.Pay{Amount: 430, Currency: "BRL", Method: "wechat", Payment: "p2"}, code: domain.Conflict, reason: "already_paid"},
+		{says: "so is the channel without one", past: past(placed, came), when: order.Pay{Amount: 430, Currency: "BRL", Method: "wechat"}, code: domain.Conflict, reason: "already_paid"},
+		{says: "a payment of 64 characters", past: isPlaced, when: with(func(c *order.Pay) { c.Payment = long[:64] }), then: past(order.Paid{Amount: 430, Method: "balance", Payment: long[:64]})},
+		{says: "a payment of 65 characters", past: isPlaced, when: with(func(c *order.Pay) { c.Payment = long }), code: domain.Invalid, reason: "invalid_text"},
 		{says: "a cancelled order is not paid", past: isCancelled, when: pay, code: domain.Conflict, reason: "order_cancelled"},
 	})
 }
@@ -303,7 +313,7 @@ func TestCancelling(t *testing.T) {
 	byBuyer := order.Cancel{Cancellation: changed}
 	all := order.RefundIssued{Refund: 1, Lines: whole, Amount: 430, Reason: "buyer", By: buyer, Cancellation: &changed}
 	partly := order.RefundIssued{Refund: 1, Lines: []order.RefundLine{{Line: 1, Unshipped: 1, Amount: 50}, {Line: 2, Unshipped: 2, Amount: 100}}, Amount: 150, By: "s1"}
-	rest := order.RefundIssued{Refund: 2, Lines: []order.RefundLine{{Line: 1, Unshipped: 2, Amount: 280}}, Amount: 280, Reason: "buyer", By: buyer, Cancellation: &changed}
+	rest := order.RefundIssued{Refund: 2, Lines: []order.RefundLine{{Line: 1, Unshipped: 2, Amount: 280, Freight: 30}}, Amount: 280, Reason: "buyer", By: buyer, Cancellation: &changed}
 	free := placed
 	free.Lines = []order.Line{{Line: 1, SKU: "gift", Quantity: 1}}
 	nothing := order.RefundIssued{Refund: 1, Lines: []order.RefundLine{{Line: 1, Unshipped: 1}}, Reason: "buyer", By: buyer, Cancellation: &changed}
@@ -385,6 +395,8 @@ func TestThereIsNoSuchOrder(t *testing.T) {
 		order.SetWaybill{},
 		order.Deliver{},
 		order.Complete{},
+		order.Settle{},
+		order.RecordSettlementPosted{},
 		order.Refund{},
 	} {
 		domaintest.Given(t, order.Decider).When(c).ThenRefused(domain.NotFound, "unknown_order")

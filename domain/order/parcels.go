@@ -147,7 +147,7 @@ func (o Order) deliver(c Deliver) ([]Event, error) {
 	if !p.hasShipped() {
 		return nil, notShipped(p)
 	}
-	return o.record(p.Status == ParcelIsDelivered, ParcelDelivered(c))
+	return o.record(p.Status == ParcelIsDelivered, ParcelDelivered{c.Parcel, c.Completes.UTC()})
 }
 
 func (o Order) findParcel(parcel int) (Parcel, error) {

@@ -141,10 +141,14 @@ func TestAWaybillHasAHundredVersions(t *testing.T) {
 
 func TestDelivering(t *testing.T) {
 	arrived := order.ParcelDelivered{Parcel: 1}
+	soon, late := deadline.AddDate(0, 0, 7), deadline.AddDate(0, 0, 8)
 	back := order.RefundIssued{Refund: 1, Lines: []order.RefundLine{{Line: 1, Returned: 3, Amount: 330}, {Line: 2, Returned: 2, Amount: 100}}, Amount: 430}
 	run(t, []row{
 		{says: "a shipped parcel arrives", past: isPartly, when: order.Deliver{Parcel: 1}, then: past(arrived)},
 		{says: "twice is once", past: then(isPartly, arrived), when: order.Deliver{Parcel: 1}},
+		{says: "and names the time by which the order may complete", past: isPartly, when: order.Deliver{Parcel: 1, Completes: soon}, then: past(order.ParcelDelivered{Parcel: 1, Completes: soon})},
+		{says: "twice is once, also at another time", past: then(isPartly, order.ParcelDelivered{Parcel: 1, Completes: soon}), when: order.Deliver{Parcel: 1, Completes: late}},
+		{says: "an import that named none is not made up for", past: then(isPartly, arrived), when: order.Deliver{Parcel: 1, Completes: late}},
 		{says: "also after the order was completed", past: then(isShipped, order.Completed{}), when: order.Deliver{Parcel: 1}, then: past(arrived)},
 		{says: "also after it was refunded", past: then(isShipped, back, order.Refunded{}), when: order.Deliver{Parcel: 1}, then: past(arrived)},
 		{says: "not one that is only packed", past: isPacked, when: order.Deliver{Parcel: 1}, code: domain.Conflict, reason: "parcel_not_shipped"},

@@ -30,6 +30,7 @@ func (o Order) refund(c Refund) ([]Event, error) {
 	d.add(RefundIssued{
 		Refund: len(o.Refunds) + 1, Lines: lines, Amount: amount,
 		Reason: c.Reason, By: c.By, Restock: c.Restock,
+		FromSeller: o.Settlement != nil, Commission: o.commissionBack(amount),
 	})
 	return d.end()
 }
@@ -79,6 +80,8 @@ func (o Order) askedOf(r RefundRequest) (RefundLine, error) {
 	switch {
 	case !ok:
 		return RefundLine{}, unknownLine(r.Line)
+	case r.Freight:
+		return it.askedFreight(r)
 	case r.Quantity < 0:
 		return RefundLine{}, domain.Refuse(domain.Invalid, "invalid_quantity", "%d units of line %d can't be refunded.", r.Quantity, r.Line)
 	case r.Quantity == 0 && r.Amount == nil:
@@ -91,33 +94,64 @@ func (o Order) askedOf(r RefundRequest) (RefundLine, error) {
 	if returned > it.out() {
 		return RefundLine{}, domain.Refuse(domain.Conflict, "line_packed", "Some of line %d is packed: unpack it first.", r.Line)
 	}
-	amount, err := it.amountOf(r)
-	return RefundLine{Line: r.Line, Unshipped: unshipped, Returned: returned, Amount: amount}, err
+	line := RefundLine{Line: r.Line, Unshipped: unshipped, Returned: returned}
+	if r.Amount == nil {
+		line.Amount, line.Freight = it.shareOf(r.Quantity)
+		return line, nil
+	}
+	line.Amount = *r.Amount
+	return line, it.affords(line.Amount)
 }
 
-// amountOf is the amount a request asks for: by itself, or as the share of its
-// units. The last unit takes what is left of the line, be it less than its
-// share or more; none takes more than is left.
-func (it Item) amountOf(r RefundRequest) (int64, error) {
-	left := it.refundable()
-	switch {
-	case r.Amount == nil && r.Quantity == it.kept():
-		return left, nil
-	case r.Amount == nil:
-		return min(left, it.share(r.Quantity)), nil
-	case *r.Amount <= 0:
-		return 0, domain.Refuse(domain.Invalid, "invalid_amount", "%d can't be given back.", *r.Amount)
-	case *r.Amount > left:
-		return 0, domain.Refuse(domain.Rejected, "over_refund", "Only %d of line %d are left to give back.", left, r.Line)
+// askedFreight is all that is left of a line's freight. It goes by itself: with
+// units or an amount nobody could tell which of the two was meant.
+func (it Item) askedFreight(r RefundRequest) (RefundLine, error) {
+	if r.Quantity != 0 || r.Amount != nil {
+		return RefundLine{}, domain.Refuse(domain.Invalid, "freight_alone", "The freight of line %d is given back by itself, without units or an amount.", r.Line)
 	}
-	return *r.Amount, nil
+	freight := it.lastFreight()
+	if freight == 0 {
+		return RefundLine{}, domain.Refuse(domain.Rejected, "nothing_to_refund", "Nothing of line %d's freight is left to give back.", r.Line)
+	}
+	return RefundLine{Line: r.Line, Amount: freight, Freight: freight}, nil
+}
+
+// shareOf is what goes back with a line's units, and how much of it is freight:
+// what they cost, less freight that went back without them. The last unit takes
+// what is left of the line, be it less than that or more; none takes more.
+func (it Item) shareOf(quantity int64) (amount, freight int64) {
+	left := it.refundable()
+	if quantity == it.kept() {
+		return left, it.lastFreight()
+	}
+	freight = min(quantity*it.Freight, it.freightLeft())
+	amount = min(left, quantity*it.UnitPrice+freight)
+	return amount, min(freight, amount)
+}
+
+// lastFreight is how much of what is left of a line is freight: all that can
+// be. Freight that went back as an amount was not told apart from the goods.
+func (it Item) lastFreight() int64 { return min(it.freightLeft(), it.refundable()) }
+
+// affords refuses an amount that a line does not have.
+func (it Item) affords(amount int64) error {
+	switch left := it.refundable(); {
+	case amount <= 0:
+		return domain.Refuse(domain.Invalid, "invalid_amount", "%d can't be given back.", amount)
+	case amount > left:
+		return domain.Refuse(domain.Rejected, "over_refund", "Only %d of line %d are left to give back.", left, it.Line.Line)
+	}
+	return nil
 }
 
 // everything is all that is left of the order, units and money.
 func (o Order) everything() []RefundLine {
 	var lines []RefundLine
 	for _, it := range o.Lines {
-		l := RefundLine{Line: it.Line.Line, Unshipped: it.toShip(), Returned: it.out(), Amount: it.refundable()}
+		l := RefundLine{
+			Line: it.Line.Line, Unshipped: it.toShip(), Returned: it.out(),
+			Amount: it.refundable(), Freight: it.lastFreight(),
+		}
 		if !l.empty() {
 			lines = append(lines, l)
 		}

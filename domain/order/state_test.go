@@ -3,6 +3,7 @@ package order_test
 import (
 	"encoding/json"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,6 +62,48 @@ func TestTheAxes(t *testing.T) {
 	}
 }
 
+// An order completes by itself when all of it has arrived, and a delivery has
+// named a time for it.
+func TestWhenAnOrderCompletesByItself(t *testing.T) {
+	day := func(n int) time.Time { return deadline.AddDate(0, 0, n) }
+	arrives := func(parcel int, at time.Time) order.ParcelDelivered {
+		return order.ParcelDelivered{Parcel: parcel, Completes: at}
+	}
+	never := time.Time{}
+	rest := issued(1, back(1, 1, 0, 110, 10), back(2, 2, 0, 100))
+	two := then(then(isPartly, sent(2, part(1, 1), part(2, 2))...), order.Shipped{})
+	for _, c := range []struct {
+		says string
+		past []order.Event
+		want time.Time
+	}{
+		{"nothing has happened", nil, never},
+		{"nothing has arrived", two, never},
+		{"one of two parcels has arrived", then(two, arrives(1, day(7))), never},
+		{"both have arrived", then(two, arrives(1, day(7)), arrives(2, day(9))), day(9)},
+		{"both have, and the later one named the earlier time", then(two, arrives(1, day(9)), arrives(2, day(7))), day(9)},
+		{"one of them has arrived in an import", then(two, arrives(1, never), arrives(2, day(7))), day(7)},
+		{"the last of them has", then(two, arrives(1, day(7)), arrives(2, never)), day(7)},
+		{"both have", then(two, arrives(1, never), arrives(2, never)), never},
+		{"all that has shipped has arrived, but not all has shipped", then(isPartly, arrives(1, day(7))), never},
+		{"the rest was refunded before that", then(isPartly, rest, order.Shipped{}, arrives(1, day(7))), day(7)},
+		{"the rest was refunded after that", then(isPartly, arrives(1, day(7)), rest, order.Shipped{}), day(7)},
+		{"it is completed", then(isShipped, arrives(1, day(7)), order.Completed{By: buyer}), never},
+		{"it is completed, and arrives after that", then(isShipped, order.Completed{By: buyer}, arrives(1, day(7))), never},
+		{"it is refunded", then(isShipped, arrives(1, day(7)), issued(1, back(1, 0, 3, 330, 30), back(2, 0, 2, 100)), order.Refunded{}), never},
+		{"in another zone", then(isShipped, arrives(1, day(7).In(time.FixedZone("", 8*3600)))), day(7)},
+	} {
+		if got := lived(t, c.past).CompletesAt(); got != c.want {
+			t.Errorf("%s: completes at %v, want %v", c.says, got, c.want)
+		}
+	}
+	abroad := order.Deliver{Parcel: 1, Completes: day(7).In(time.FixedZone("", 8*3600))}
+	events, err := order.Decider.Decide(lived(t, isShipped), abroad)
+	if err != nil || len(events) != 1 || events[0] != arrives(1, day(7)) {
+		t.Errorf("decided %v, %v; want the time in UTC", events, err)
+	}
+}
+
 func TestTheSums(t *testing.T) {
 	o := lived(t, then(isPartly, issued(1, back(1, 1, 1, 150), back(2, 2, 0, 99))))
 	for name, c := range map[string][2]int64{
@@ -70,6 +113,9 @@ func TestTheSums(t *testing.T) {
 		"units":                {o.Units(), 5},
 		"paid":                 {o.Paid, 430},
 		"refunded":             {o.RefundedAmount(), 249},
+		"net":                  {o.Net(), 181},
+		"net before payment":   {lived(t, isPlaced).Net(), 0},
+		"net of what is back":  {lived(t, isRefunded).Net(), 0},
 		"refundable of line 1": {o.Refundable(1), 180},
 		"refundable of line 2": {o.Refundable(2), 1},
 		"refundable of line 0": {o.Refundable(0), 0},
@@ -90,22 +136,24 @@ func TestWhatAnOrderRemembers(t *testing.T) {
 	e := placed
 	e.Siblings = []order.Sibling{{Order: second, Seller: "s2", Lines: lines[:1]}}
 	got := lived(t, past(
-		order.Abandoned{Attempt: "a0"}, e, order.AddressChanged{Address: []byte("elsewhere")}, paid,
+		order.Abandoned{Attempt: "a0"}, e, order.AddressChanged{Address: []byte("elsewhere")},
+		order.Paid{Amount: 430, Method: "wechat", Payment: "p1"},
 		order.StockCommitted{}, order.PaymentCaptured{},
 		packed(1, part(1, 1)), order.ParcelUnpacked{Parcel: 1},
 		packed(2, part(1, 2), part(2, 1)), waybill(2, 1, "N1"), order.ParcelShipped{Parcel: 2}, waybill(2, 2, "N2"),
-		order.StockShipped{Parcel: 2}, order.ParcelDelivered{Parcel: 2},
-		issued(1, back(1, 1, 1, 200)), order.RefundSettled{Refund: 1},
+		order.StockShipped{Parcel: 2}, order.ParcelDelivered{Parcel: 2, Completes: deadline},
+		issued(1, back(1, 1, 1, 200, 20)), order.RefundSettled{Refund: 1},
 		packed(3, part(2, 1)), waybill(3, 1, "N3"), order.ParcelShipped{Parcel: 3}, order.Shipped{}, order.Completed{By: buyer},
+		order.Settled{Gross: 230, Commission: 23}, fromSeller(5, issued(2, back(1, 0, 0, 50))), order.SettlementPosted{},
 	))
 	want := order.Order{
 		ID: first, Checkout: first, Buyer: buyer, Seller: "s1", Currency: "BRL", Status: order.StatusCompleted,
 		Lines: []order.Item{
-			{Line: lines[0], Shipped: 2, RefundedUnshipped: 1, Returned: 1, Refunded: 200},
+			{Line: lines[0], Shipped: 2, RefundedUnshipped: 1, Returned: 1, Refunded: 250, RefundedFreight: 20},
 			{Line: lines[1], Shipped: 2},
 		},
 		Address: []byte("elsewhere"), Attempt: "a1", Abandoned: []string{"a0"}, Deadline: deadline, Siblings: e.Siblings,
-		Paid: 430, Method: "balance",
+		Paid: 430, Method: "wechat", PaymentID: "p1", Completes: deadline,
 		Parcels: []order.Parcel{
 			{Parcel: 1, Status: order.ParcelIsUnpacked, Lines: []order.Part{part(1, 1)}},
 			{
@@ -116,8 +164,11 @@ func TestWhatAnOrderRemembers(t *testing.T) {
 			{Parcel: 3, Status: order.ParcelIsShipped, Lines: []order.Part{part(2, 1)}, Waybill: order.Waybill{Version: 1, Carrier: "SF", Number: "N3"}},
 		},
 		Refunds: []order.Repayment{{
-			Refund: 1, Lines: []order.RefundLine{back(1, 1, 1, 200)}, Amount: 200, Reason: "broken", By: "s1", Restock: true, Settled: true,
+			Refund: 1, Lines: []order.RefundLine{back(1, 1, 1, 200, 20)}, Amount: 200, Reason: "broken", By: "s1", Restock: true, Settled: true,
+		}, {
+			Refund: 2, Lines: []order.RefundLine{back(1, 0, 0, 50)}, Amount: 50, Reason: "broken", By: "s1", Restock: true, FromSeller: true, Commission: 5,
 		}},
+		Settlement:  &order.Settlement{Gross: 230, Commission: 23, Back: 5, Posted: true},
 		CompletedBy: buyer, StockCommitted: true, PaymentCaptured: true,
 	}
 	if diff := domaintest.Diff(want, got); diff != "" {
@@ -142,8 +193,11 @@ func TestStateSurvivesJSON(t *testing.T) {
 		"placed in another zone": past(abroad),
 		"nothing":                nil, "placed": isPlaced, "placed with what is empty": past(empty), "paid": isPaid, "packed": isPacked,
 		"partly": isPartly, "corrected": then(isPartly, waybill(1, 2, "456")), "completed": isCompleted, "cancelled": isCancelled,
-		"given up": isGivenUp, "refunded": isRefunded,
-		"moved to nowhere": past(placed, order.AddressChanged{Address: []byte{}}),
+		"given up": isGivenUp, "refunded": isRefunded, "settled": isSettled,
+		"refunded by the seller":    then(isSettled, order.SettlementPosted{}, fromSeller(11, issued(1, back(1, 0, 1, 110, 10)))),
+		"settled for nothing":       then(isCompleted, issued(1, back(1, 0, 0, 330), back(2, 0, 0, 100)), order.Settled{}),
+		"delivered in another zone": then(isPartly, order.ParcelDelivered{Parcel: 1, Completes: at}),
+		"moved to nowhere":          past(placed, order.AddressChanged{Address: []byte{}}),
 	} {
 		survives(t, name, lived(t, past))
 	}
@@ -182,6 +236,28 @@ func TestStateInJSON(t *testing.T) {
 	}
 }
 
+// The names under which views and exports find what became of the money.
+func TestWhatBecameOfTheMoneyInJSON(t *testing.T) {
+	o := lived(t, then(isSettled, order.SettlementPosted{}, fromSeller(3, issued(1, back(1, 0, 0, 30, 30)))))
+	o.PaymentID, o.Completes = "p1", deadline
+	o.Lines, o.Parcels = o.Lines[:1], nil
+	raw, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`"paid":430,"method":"balance","payment_id":"p1","refunds":[`,
+		`"shipped":3,"refunded":30,"refunded_freight":30}`,
+		`{"refund":1,"lines":[{"line":1,"unshipped":0,"returned":0,"amount":30,"freight":30}],"amount":30,"reason":"broken","by":"s1","restock":true,"from_seller":true,"commission":3}`,
+		`"completes":"2026-11-21T09:00:00Z"`,
+		`"settlement":{"gross":430,"commission":43,"back":3,"posted":true}`,
+	} {
+		if !strings.Contains(string(raw), want) {
+			t.Errorf("got %s\nwithout %s", raw, want)
+		}
+	}
+}
+
 // Two lives that part after three of something, where append has room for a
 // fourth: neither writes into the other.
 func TestACloneIsItsOwn(t *testing.T) {
@@ -199,8 +275,9 @@ func TestACloneIsItsOwn(t *testing.T) {
 			then(isPartly, waybill(1, 2, "2"), waybill(1, 3, "3"), waybill(1, 4, "4")),
 			past(waybill(1, 5, "5"), waybill(1, 6, "6")), past(waybill(1, 5, "five"), waybill(1, 6, "six")),
 		},
-		"refunds": {then(isPaid, cent(1, 1), cent(2, 1), cent(3, 1)), past(cent(4, 1)), past(cent(4, 2))},
-		"flags":   {isGivenUp, past(order.StockCommitted{}), past(order.RefundSettled{Refund: 1})},
+		"refunds":    {then(isPaid, cent(1, 1), cent(2, 1), cent(3, 1)), past(cent(4, 1)), past(cent(4, 2))},
+		"settlement": {isSettled, past(order.SettlementPosted{}), past(fromSeller(11, issued(1, back(1, 0, 1, 110, 10))))},
+		"flags":      {isGivenUp, past(order.StockCommitted{}), past(order.RefundSettled{Refund: 1})},
 	} {
 		mine := lived(t, c.past)
 		its := order.Decider.Clone(mine)

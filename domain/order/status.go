@@ -41,6 +41,8 @@ func (s Status) after(e Event) (Status, bool) {
 		return s, s == StatusPaid || s == StatusShipped
 	case Completed:
 		return StatusCompleted, s == StatusShipped
+	case Settled, SettlementPosted:
+		return s, s == StatusCompleted
 	case RefundIssued:
 		return s, s == StatusPaid || s == StatusShipped || s == StatusCompleted
 	case Refunded:
@@ -73,8 +75,8 @@ func (o Order) may(e Event) error {
 	return domain.Refuse(domain.Conflict, in.slug, "%s", in.sentence)
 }
 
-// Closed tells whether nothing more is to be done for an order, but for money
-// that goes back.
+// Closed tells whether nothing more is to be done for an order, but for its
+// money: what the seller earns, and what goes back.
 func (s Status) Closed() bool {
 	return s == StatusCompleted || s == StatusCancelled || s == StatusRefunded
 }

@@ -71,6 +71,7 @@ type Metrics struct {
 	problems *prometheus.CounterVec
 	series   atomic.Pointer[map[request]series]
 
+	alarms  *prometheus.CounterVec
 	waits   *prometheus.HistogramVec
 	replays *prometheus.CounterVec
 	running *prometheus.GaugeVec
@@ -100,7 +101,7 @@ func New(cfg Config) (*Metrics, error) {
 	m.watched = &watched{log: cfg.Log, patience: cfg.Patience, keep: cfg.Keep, errs: errs}
 	for _, c := range []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build(cfg),
-		m.requests, m.took, m.problems, m.waits, m.replays, m.running, m.events, m.at, errs, m.watched,
+		m.requests, m.took, m.problems, m.alarms, m.waits, m.replays, m.running, m.events, m.at, errs, m.watched,
 	} {
 		if err := m.registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -123,6 +124,9 @@ func (m *Metrics) vectors() {
 	m.problems = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "cartwright_http_problems_total", Help: "Requests that were answered with a problem, by its slug.",
 	}, []string{"slug"})
+	m.alarms = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "cartwright_alarms_total", Help: "Things about money that a person has to look at, by kind; the log says which.",
+	}, []string{"kind"})
 	m.waits = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "cartwright_token_wait_seconds", Buckets: buckets,
 		Help: "Time queries waited for what their token named, or folded an order instead, by view and outcome (met, late, parked, folded).",

@@ -105,7 +105,10 @@ func fill(m *metrics.Metrics) {
 	m.Relay(func() metrics.Relay {
 		return metrics.Relay{Position: 995, Waiting: 1500 * time.Millisecond, Published: 900, Errors: 5, Standby: true}
 	})
-	m.Reactions(func() (done, failed int64) { return 20, 6 })
+	m.Reactions(func() (done, failed, parked int64) { return 20, 6, 2 })
+	m.Stuck(func(context.Context) (int, error) { return 3, nil })
+	m.Alarm("paid_twice")
+	(*metrics.Metrics)(nil).Alarm("paid_twice")
 	m.Tiers(func(context.Context) ([]projections.Tier, error) {
 		return []projections.Tier{{Documents: 50}, {Year: 2024, Documents: 400}, {Year: 2023, Documents: 300}}, nil
 	})
@@ -145,6 +148,9 @@ func TestValuesAreWhatTheyStandFor(t *testing.T) {
 		`cartwright_relay_standby 1`,
 		`cartwright_reactions_total{result="done"} 20`,
 		`cartwright_reactions_total{result="failed"} 6`,
+		`cartwright_reactions_total{result="parked"} 2`,
+		`cartwright_process_parked_streams 3`,
+		`cartwright_alarms_total{kind="paid_twice"} 1`,
 		`cartwright_archive_documents{tier="recent"} 50`,
 		`cartwright_archive_documents{tier="2024"} 400`,
 		`cartwright_archive_documents{tier="2023"} 300`,
@@ -212,7 +218,7 @@ func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
 	for _, fault := range faults {
 		t.Errorf("%s: %s", fault.Metric, fault.Text)
 	}
-	if families != 26 {
+	if families != 28 {
 		t.Errorf("%d metrics were looked at; a new one belongs in fill and in the README", families)
 	}
 	if faults, _ = lint(t, "# TYPE cartwright_wait_milliseconds counter\ncartwright_wait_milliseconds 1\n"); len(faults) == 0 {

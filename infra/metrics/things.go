@@ -16,7 +16,7 @@ type descs struct {
 	events, healed, stuck                                    *prometheus.Desc
 	unread, head, seen                                       *prometheus.Desc
 	relayAt, relayAge, relayPublished, relayErrors, relayOff *prometheus.Desc
-	reactions, tiers                                         *prometheus.Desc
+	reactions, halted, tiers                                 *prometheus.Desc
 }
 
 func newDescs() descs {
@@ -42,7 +42,8 @@ func newDescs() descs {
 		relayErrors:    desc("relay_errors_total", "Attempts of the relay that failed; each is made again."),
 		relayOff:       desc("relay_standby", "1 where another relay of this name is at work, 0 where this one is."),
 
-		reactions: desc("reactions_total", "Reactions of the processes to events, by result (done, failed). One that failed is tried again.", "result"),
+		reactions: desc("reactions_total", "Reactions of the processes to events, by result (done, failed, parked). One that failed is tried again.", "result"),
+		halted:    desc("process_parked_streams", "Streams that call for something which a process could not bring about."),
 		tiers:     desc("archive_documents", "Orders in the index, by tier: recent, or the year of a part of the archive.", "tier"),
 	}
 }
@@ -150,13 +151,32 @@ func (m *Metrics) Relay(status func() Relay) {
 }
 
 // Reactions watches the processes.
-func (m *Metrics) Reactions(status func() (done, failed int64)) {
+func (m *Metrics) Reactions(status func() (done, failed, parked int64)) {
 	m.watched.count("reactions", func() []prometheus.Metric {
-		done, failed := status()
+		done, failed, parked := status()
 		return []prometheus.Metric{
 			counter(m.descs.reactions, float64(done), "done"), counter(m.descs.reactions, float64(failed), "failed"),
+			counter(m.descs.reactions, float64(parked), "parked"),
 		}
 	})
+}
+
+// Stuck watches the list of what the processes have parked.
+func (m *Metrics) Stuck(count func(context.Context) (int, error)) {
+	m.watched.add("processes", 0, func(ctx context.Context) ([]prometheus.Metric, error) {
+		n, err := count(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return []prometheus.Metric{gauge(m.descs.halted, float64(n))}, nil
+	})
+}
+
+// Alarm counts something that a person has to look at. Without metrics it is not counted.
+func (m *Metrics) Alarm(kind string) {
+	if m != nil {
+		m.alarms.WithLabelValues(kind).Inc()
+	}
 }
 
 // tiersKeep is longer than for others: an engine may have to count, and nothing

@@ -23,6 +23,9 @@ func TestAMisfitIsFound(t *testing.T) {
 		`{"carrier":"","number":"1"}`:               "Waybill",
 		`"12345678901234567890"`:                    "OrderID",
 		`-1`:                                        "Revision",
+		`{"channel":"The Till"}`:                    "PaymentRequest",
+		`{"to":"moon"}`:                             "RefundRedirect",
+		`"seller/1"`:                                "AccountID",
 		`{}`:                                        "None",
 	} {
 		var v any

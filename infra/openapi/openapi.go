@@ -8,12 +8,14 @@
 // promises nothing. Tests hold both sides together: the routes of both APIs are
 // the document's (TestTheDocumentHasEveryRouteAndNoOther), what they answer
 // fits its schemas and what they take is what these allow
-// (TestWhatTheServerSaysFitsTheDocument), each query takes the document's
+// (TestWhatTheServerSaysFitsTheDocument, TestWhatIsSaidOfMoneyFitsTheDocument),
+// each query takes the document's
 // parameters and no others (TestQueriesTakeTheParametersOfTheDocument), and
 // every slug it names is in the catalogue (TestEverySlugIsOneThereIs).
 package openapi
 
 import (
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -61,7 +63,7 @@ func Document() ([]byte, error) {
 }
 
 var introduction = []string{
-	"Orders, stock, accounts and offers of a marketplace. Every change is an event; commands and queries are apart.",
+	"Orders, stock, offers, payments and accounts of a marketplace. Every change is an event; commands and queries are apart.",
 	"Amounts are minor units with their currency. Times are RFC 3339 in UTC. Ids are strings, order ids too. Bodies are JSON in UTF-8, at most 1 MiB; a field that is unknown, or stands twice, is refused.",
 	"A command answers with its stream's version (`ETag`) and with a `Cartwright-Token`. A query that carries the token shows at least what the command did.",
 	"A failure is `application/problem+json` (RFC 9457). Its `type` is `/problems/` and a slug that is never renamed; each operation lists the slugs that are its own. Every operation may also answer 404 `route_unknown`, 405 `method_not_allowed`, 500 `internal` or `history_corrupt`, 429 `rate_limited` where callers are limited, and 503 `overloaded`, `timeout`, `busy`, `log_unavailable` or `shutting_down`.",
@@ -71,12 +73,14 @@ var introduction = []string{
 type operation struct {
 	method, path, id, tag, summary string
 	details                        string
-	query                          []string // names in queryParameters
+	query                          []string // names in queryParameters, with ! where they are required
 	headers                        []string // names in headerParameters, with ! where they are required
 	body                           string   // a schema, "" for none
 	optional                       bool     // the body
 	status                         int      // of success
 	answer                         string   // a schema
+	media                          string   // of the answer; JSON if ""
+	foreign                        bool     // it is spoken to, and answers, in words that are not ours
 	etag, token, notModified       bool     // what success may carry
 	slugs                          []string // "<status> <slug>…"
 }
@@ -90,9 +94,22 @@ func (op operation) describe() object {
 		d["description"] = op.details
 	}
 	if op.body != "" {
-		d["requestBody"] = object{"required": !op.optional, "content": content("application/json", op.body)}
+		d["requestBody"] = object{"required": !op.optional, "content": content(op.speaks(jsonMedia), op.body)}
 	}
 	return d
+}
+
+const (
+	jsonMedia = "application/json"
+	anyMedia  = "*/*"
+)
+
+// speaks is a media type, unless whoever sends has its own.
+func (op operation) speaks(media string) string {
+	if op.foreign {
+		return anyMedia
+	}
+	return media
 }
 
 func content(media, schema string) object {
@@ -108,9 +125,10 @@ func (op operation) parameters() []object {
 			all = append(all, object{"name": name, "in": "path", "required": true, "schema": pathParameters[name]})
 		}
 	}
-	for _, name := range op.query {
-		p := queryParameters[name]
-		all = append(all, object{"name": name, "in": "query", "description": p.text, "schema": p.schema})
+	for _, known := range op.query {
+		name, required := strings.CutSuffix(known, "!")
+		p := queryParameters[known]
+		all = append(all, object{"name": name, "in": "query", "required": required, "description": p.text, "schema": p.schema})
 	}
 	for _, header := range op.headers {
 		name, required := strings.CutSuffix(header, "!")
@@ -123,7 +141,7 @@ func (op operation) parameters() []object {
 func (op operation) responses() object {
 	success := object{"description": "Done."}
 	if op.answer != "" {
-		success["content"] = content("application/json", op.answer)
+		success["content"] = content(op.speaks(cmp.Or(op.media, jsonMedia)), op.answer)
 	}
 	if headers := op.answerHeaders(); len(headers) > 0 {
 		success["headers"] = headers
@@ -134,6 +152,10 @@ func (op operation) responses() object {
 	}
 	if op.notModified {
 		all["304"] = object{"description": "The reader has this version."}
+	}
+	if op.foreign {
+		all["400"] = object{"description": "It is not to be believed.", "content": success["content"]}
+		all["500"] = object{"description": "It is not on record: send it again.", "content": success["content"]}
 	}
 	for _, line := range op.slugs {
 		status, slugs, _ := strings.Cut(line, " ")
@@ -166,7 +188,8 @@ func (op operation) answerHeaders() object {
 	add(op.token, "Cartwright-Token", "What a reader must have seen to see this.")
 	add(slices.ContainsFunc(op.headers, func(h string) bool { return strings.HasPrefix(h, "Idempotency-Key") }),
 		"Idempotent-Replayed", "true, where the command had been carried out before.")
-	add(op.status == 201 && op.etag, "Location", "Where to read what was created, if that has a place of its own.")
+	add(op.media != "", "Content-Disposition", "The file's name.")
+	add(op.status == 201 && op.token, "Location", "Where to read what was created, if that has a place of its own.")
 	return headers
 }
 

@@ -32,7 +32,10 @@ var pathParameters = map[string]object{
 	"order_id":   {"$ref": "#/components/schemas/OrderID"},
 	"buyer_id":   {"$ref": "#/components/schemas/ID"},
 	"seller_id":  {"$ref": "#/components/schemas/ID"},
-	"account_id": {"$ref": "#/components/schemas/ID"},
+	"account_id": {"$ref": "#/components/schemas/AccountID"},
+	"payment_id": {"$ref": "#/components/schemas/ID"},
+	"refund":     {"$ref": "#/components/schemas/ID"},
+	"channel":    {"$ref": "#/components/schemas/Channel"},
 	"parcel":     {"type": "integer", "minimum": 1},
 }
 
@@ -47,6 +50,7 @@ var queryParameters = map[string]parameter{
 	"cursor":     {"`next_cursor` of the page before, of the same query.", text("", 0)},
 	"interval":   {"Also sums by interval, in UTC. Intervals without orders are left out.", oneOf("day", "month")},
 	"currency":   {"Sums in this currency; otherwise in the one with the most orders.", text("^[A-Z]{3}$", 0)},
+	"currency!":  {"Of the seller's account: there is one for each.", text("^[A-Z]{3}$", 0)},
 }
 
 var headerParameters = map[string]parameter{
@@ -71,7 +75,9 @@ const (
 )
 
 func operations() []operation {
-	return slices.Concat(catalogOperations(), checkoutOperations(), parcelOperations(), orderOperations(), inventoryOperations(), accountOperations(), probes())
+	return slices.Concat(
+		catalogOperations(), checkoutOperations(), paymentOperations(), paymentQueries(), parcelOperations(), orderOperations(),
+		inventoryOperations(), accountOperations(), statementOperations(), probes())
 }
 
 func catalogOperations() []operation {
@@ -128,6 +134,63 @@ func checkoutOperations() []operation {
 	}
 }
 
+func paymentOperations() []operation {
+	onPayment := func(path, id, summary, body string, status int, bad, unknown, conflicts, rules string) operation {
+		return operation{
+			method: "post", path: "/v1/payments/{payment_id}" + path, id: id, tag: "payments", summary: summary,
+			headers: []string{"Idempotency-Key!", "If-Match", "Cartwright-At", "traceparent"}, body: body,
+			status: status, answer: "PaymentChanged", etag: true, token: true,
+			slugs: []string{
+				"400" + badKey + badHead + badBody + " invalid_id" + bad,
+				"404 unknown_payment" + unknown, "409 conflict" + conflicts, stale, tooLarge, notJSON, reused + rules,
+			},
+		}
+	}
+	returns := onPayment("/returns", "returnTrade", "Give money back that came and was not asked for", "TradeReturn", 201,
+		" bad_amount", " unknown_trade", " not_returnable already_returned refund_differs", " wrong_amount too_many_refunds")
+	returns.details = "A trade that is a mismatch goes back whole, by the channel it came by."
+	redirect := onPayment("/refunds/{refund}/redirect", "redirectRefund", "Send a refund again that its channel refused", "RefundRedirect", 200,
+		" unknown_way", " unknown_refund", " refund_requested refund_processing refund_succeeded", " no_account")
+	redirect.details = "Once more by the channel, or to the buyer's account, which must be in the payment's currency."
+	return []operation{
+		{
+			method: "post", path: "/v1/checkouts/{order_id}/payments", id: "startPayment", tag: "payments", summary: "Have a payment channel take what is unpaid of a checkout",
+			details: "The answer's instruction is what the buyer's client needs to pay, in the channel's own form. Whatever comes of it is told by the channel; money that comes twice, or too late, goes back by itself.",
+			headers: []string{"Idempotency-Key!", "Cartwright-At", "traceparent"}, body: "PaymentRequest",
+			status: 201, answer: "PaymentStarted", token: true,
+			slugs: []string{
+				"400" + badKey + badHead + badBody + " invalid_order_id invalid_channel invalid_amount unknown_currency too_many_options",
+				"404 unknown_order unknown_checkout unknown_channel", "409 already_paid not_payable conflict", stale, tooLarge, notJSON,
+				reused + " wrong_amount nothing_to_pay too_many_payments channel_refused", "503 channel_unavailable",
+			},
+		},
+		{
+			method: "post", path: "/v1/channels/{channel}/callback", id: "callback", tag: "payments", summary: "What a payment channel tells",
+			details: "In the channel's own form, signed as the channel signs, and answered in the channel's own words. It is told that all is well once what it said is on record, and not before; what it says again changes nothing.",
+			headers: []string{"traceparent"}, body: "Foreign", status: 200, answer: "Foreign", foreign: true,
+			slugs: []string{"404 unknown_channel", tooLarge},
+		},
+		returns, redirect,
+	}
+}
+
+func paymentQueries() []operation {
+	return []operation{
+		{
+			method: "get", path: "/v1/payments/{payment_id}", id: "payment", tag: "payments", summary: "A payment by a channel",
+			details: "Its status says what came and what has gone back. How to pay is told while that can be done.",
+			headers: []string{"Cartwright-Token", "traceparent"}, status: 200, answer: "PaymentView", etag: true, notModified: true,
+			slugs: []string{"400 invalid_id unknown_parameter token_invalid", "404 unknown_payment", behind},
+		},
+		{
+			method: "get", path: "/v1/checkouts/{order_id}/payments", id: "checkoutPayments", tag: "payments", summary: "All payments of a checkout, oldest first",
+			details: "Of a checkout that has none, or that there is not, the list is empty.",
+			headers: []string{"Cartwright-Token", "traceparent"}, status: 200, answer: "PaymentList",
+			slugs: []string{"400 invalid_order_id unknown_parameter token_invalid", behind},
+		},
+	}
+}
+
 // onOrder is a command on an order.
 func onOrder(method, path, id, summary, body string, optional bool, status int, conflicts, rules string) operation {
 	op := operation{
@@ -179,10 +242,10 @@ func orderOperations() []operation {
 	cancel := onOrder("post", "/cancel", "cancel", "Give an order up; one that is paid is refunded", "Cancellation", false, 200,
 		" too_late_to_cancel already_shipped already_completed order_refunded", "")
 	cancel.slugs[0] += " invalid_reason"
-	refund := onOrder("post", "/refunds", "refund", "Give back lines, by quantity, by amount or both", "Refund", true, 201,
+	refund := onOrder("post", "/refunds", "refund", "Give back lines, by quantity, by amount or both, or their freight", "Refund", true, 201,
 		" not_paid order_cancelled order_refunded", " nothing_to_refund over_refund over_quantity too_many_refunds wrong_currency")
-	refund.details = "Without lines it gives back all that is left."
-	refund.slugs[0] += " invalid_amount unknown_currency wrong_item_count line_twice empty_refund_line"
+	refund.details = "Without lines it gives back all that is left. The money goes back as it came, by the channel or to the balance; once the seller has been settled with, it is the seller's."
+	refund.slugs[0] += " invalid_amount unknown_currency wrong_item_count line_twice empty_refund_line freight_alone"
 	refund.slugs[1] += " unknown_line"
 	filters := []string{"status", "fulfilment", "from", "to", "q", "scope", "limit", "cursor"}
 	list := func(path, id, summary string) operation {
@@ -268,14 +331,38 @@ func accountOperations() []operation {
 		{
 			method: "get", path: "/v1/accounts/{account_id}", id: "account", tag: "accounts", summary: "An account",
 			headers: []string{"Cartwright-Token", "traceparent"}, status: 200, answer: "Account", etag: true, notModified: true,
-			slugs: []string{"400 invalid_id unknown_parameter token_invalid", "404 unknown_account", behind},
+			slugs: []string{"400 invalid_id unknown_currency unknown_parameter token_invalid", "404 unknown_account", behind},
 		},
 		{
 			method: "get", path: "/v1/accounts/{account_id}/entries", id: "entries", tag: "accounts", summary: "An account's statement, newest entry first",
 			query: []string{"limit", "cursor"}, headers: []string{"Cartwright-Token", "traceparent"}, status: 200, answer: "EntryList",
-			slugs: []string{"400 invalid_id invalid_parameter unknown_parameter cursor_invalid token_invalid", "404 unknown_account", behind},
+			slugs: []string{"400 invalid_id unknown_currency invalid_parameter unknown_parameter cursor_invalid token_invalid", "404 unknown_account", behind},
 		},
 	}
+}
+
+const wholeFile = " A file that is cut off, its connection broken, is not all of it. Texts that a spreadsheet would take for formulas begin with an apostrophe. Amounts are there as minor units and with the currency's digits."
+
+func statementOperations() []operation {
+	statement := operation{
+		method: "get", path: "/v1/accounts/{account_id}/statement.csv", id: "statementFile", tag: "accounts", summary: "An account's whole statement as a file, newest entry first",
+		details: "Columns: entry, at, kind, amount_minor, amount, balance_minor, balance, currency, journal, counterparty, reference." + wholeFile,
+		headers: []string{"Cartwright-Token", "traceparent"}, status: 200, answer: "CSV", media: "text/csv",
+		slugs: []string{"400 invalid_id unknown_currency unknown_parameter token_invalid", "404 unknown_account", behind},
+	}
+	list := operation{
+		method: "get", path: "/v1/sellers/{seller_id}/settlements", id: "settlements", tag: "accounts", summary: "What a seller has earned, newest first",
+		details: "The seller's account in one currency, by orders: what each came to less the commission, and what went back of it afterwards. A seller who has earned nothing has an empty one.",
+		query:   []string{"currency!", "limit", "cursor"}, headers: []string{"Cartwright-Token", "traceparent"}, status: 200, answer: "SettlementList",
+		slugs: []string{"400 invalid_id invalid_parameter unknown_parameter cursor_invalid token_invalid", behind},
+	}
+	file := operation{
+		method: "get", path: "/v1/sellers/{seller_id}/settlements.csv", id: "settlementsFile", tag: "accounts", summary: "All that a seller has earned as a file, newest first",
+		details: "Columns: entry, at, kind, order_id, amount_minor, amount, balance_minor, balance, currency, journal." + wholeFile,
+		query:   []string{"currency!"}, headers: []string{"Cartwright-Token", "traceparent"}, status: 200, answer: "CSV", media: "text/csv",
+		slugs: []string{"400 invalid_id invalid_parameter unknown_parameter token_invalid", behind},
+	}
+	return []operation{statement, list, file}
 }
 
 func probes() []operation {

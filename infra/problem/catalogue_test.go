@@ -39,7 +39,10 @@ func TestEverySentenceIsOne(t *testing.T) {
 func TestEverySlugIsInTheCatalogue(t *testing.T) {
 	known := problem.Catalogue()
 	found := 0
-	for _, room := range []string{"domain", "commands", "writeapi", "readapi", "infra/problem", "infra/httpedge", "infra/token"} {
+	for _, room := range []string{
+		"domain", "commands", "writeapi", "readapi", "infra/problem", "infra/httpedge", "infra/token",
+		"infra/wechatpay", "infra/alipay", "infra/stripepay", "infra/sandboxpay",
+	} {
 		for slug, places := range slugs(t, filepath.Join("..", "..", room)) {
 			found++
 			if known[slug] == "" {
@@ -54,7 +57,7 @@ func TestEverySlugIsInTheCatalogue(t *testing.T) {
 
 // slugArgument says where the functions that make refusals take the slug.
 var slugArgument = map[string]int{
-	"Refuse": 1, "misnamed": 0, "refuseHeader": 0, "malformed": 0, "misplaced": 0, "require": 1, "document": 0, "refuseParameter": 0,
+	"Refuse": 1, "misnamed": 0, "refuseHeader": 0, "malformed": 0, "misplaced": 0, "require": 1, "document": 0, "refuseParameter": 0, "unless": 1,
 }
 
 func slugs(t *testing.T, dir string) map[string][]string {

@@ -2,8 +2,12 @@
 // one at a time for each stream, with watermill's router and middleware.
 //
 // A reaction is idempotent and looks at its aggregate, not at the message; so a
-// message that fails comes again, after a growing pause, for as long as it
-// takes, and holds up only its own stream (TestAFailingReactionHoldsUpOnlyItsStream).
+// message that fails comes again, after a growing pause, and holds up only its own
+// stream (TestAFailingReactionHoldsUpOnlyItsStream). What fails because something
+// is away is tried for as long as it takes. What is refused again and again is
+// parked: put on record, and passed over, so that whatever comes next of the
+// stream, of its partition and of the group goes on
+// (TestAReactionThatIsRefusedForGoodIsParked).
 //
 // # Why
 //
@@ -14,10 +18,12 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -38,16 +44,35 @@ type Runner struct {
 	Log        *slog.Logger
 	Timeout    time.Duration // of one reaction; 30 s if 0
 
-	done, failed atomic.Int64
+	// Park puts on record what can't be followed up. Nil: everything is tried for ever.
+	Park func(ctx context.Context, e event.Recorded, reason string, tries int) error
+	// Passing tells an error that passes by waiting. One that does not is tried
+	// Tries times, and for Patience at least, before it is parked.
+	Passing  func(error) bool
+	Tries    int           // 10 if 0
+	Patience time.Duration // 30 s if 0
+
+	done, failed, parked atomic.Int64
+	tries                sync.Map // by message: *trial
+}
+
+// A trial is how often a message has failed, and since when.
+type trial struct {
+	count int
+	since time.Time
 }
 
 // Status counts what a Runner did.
-type Status struct{ Done, Failed int64 }
+type Status struct{ Done, Failed, Parked int64 }
 
 // Status tells how far it is. It may be called at any time.
-func (r *Runner) Status() Status { return Status{r.done.Load(), r.failed.Load()} }
+func (r *Runner) Status() Status { return Status{r.done.Load(), r.failed.Load(), r.parked.Load()} }
 
-const defaultTimeout = 30 * time.Second
+const (
+	defaultTimeout  = 30 * time.Second
+	defaultTries    = 10
+	defaultPatience = 30 * time.Second
+)
 
 // Run reacts until ctx ends.
 func (r *Runner) Run(ctx context.Context) error {
@@ -94,7 +119,12 @@ func (r *Runner) note(next message.HandlerFunc) message.HandlerFunc {
 		out, err := next(m)
 		switch {
 		case err == nil:
+			r.tries.Delete(m.UUID)
 			r.done.Add(1)
+		case ctx.Err() == nil && r.givesUp(ctx, m, err):
+			r.tries.Delete(m.UUID)
+			r.parked.Add(1)
+			return nil, nil
 		case ctx.Err() == nil:
 			r.failed.Add(1)
 			r.Log.WarnContext(ctx, "reaction failed, it will be tried again",
@@ -102,6 +132,30 @@ func (r *Runner) note(next message.HandlerFunc) message.HandlerFunc {
 		}
 		return out, err
 	}
+}
+
+// givesUp parks a message whose reaction was refused often and long enough. What
+// can't even be parked is tried again.
+func (r *Runner) givesUp(ctx context.Context, m *message.Message, err error) bool {
+	if r.Park == nil || r.Passing(err) {
+		return false
+	}
+	first, _ := r.tries.LoadOrStore(m.UUID, &trial{since: time.Now()})
+	t, _ := first.(*trial) // a message is with one handler at a time
+	t.count++
+	if t.count < cmp.Or(r.Tries, defaultTries) || time.Since(t.since) < cmp.Or(r.Patience, defaultPatience) {
+		return false
+	}
+	e, decodeErr := kafkabus.Event(m)
+	if decodeErr == nil {
+		decodeErr = r.Park(ctx, e, err.Error(), t.count)
+	}
+	if decodeErr != nil {
+		r.Log.ErrorContext(ctx, "a reaction that keeps failing could not be parked", "process", r.Name, "stream", m.Metadata.Get("ce_subject"), "err", decodeErr)
+		return false
+	}
+	r.Log.ErrorContext(ctx, "a reaction keeps failing, its stream is parked", "process", r.Name, "stream", e.Stream, "event", e.Name, "tries", t.count, "err", err)
+	return true
 }
 
 func (r *Runner) handle(m *message.Message) error {

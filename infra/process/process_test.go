@@ -23,6 +23,91 @@ func TestMain(m *testing.M) {
 
 const topic = "process.test"
 
+var errRefused = errors.New("refused")
+
+func TestAReactionThatIsRefusedForGoodIsParked(t *testing.T) {
+	var parked []string
+	var mu sync.Mutex
+	away := 0
+	r := &process.Runner{
+		Name: "parking", Tries: 3, Patience: time.Nanosecond,
+		Passing: func(err error) bool { return !errors.Is(err, errRefused) },
+		Park: func(_ context.Context, e event.Recorded, reason string, tries int) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if away++; away == 1 {
+				return errors.New("the log is away")
+			}
+			parked = append(parked, e.Stream+" "+reason+" "+strconv.Itoa(tries))
+			return nil
+		},
+	}
+	waits := 0
+	status := react(t, r, []string{"order-0", "order-0", "order-1", "order-2"}, 3, func(e event.Recorded) error {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case e.Stream == "order-0" && e.Revision == 1:
+			return errRefused
+		case e.Stream == "order-1":
+			if waits++; waits < 6 {
+				return errors.New("something is away")
+			}
+		}
+		return nil
+	})
+	// The first parking fails, so one try more is needed.
+	if len(parked) != 1 || parked[0] != "order-0 refused 4" || status.Parked != 1 || status.Done != 3 || waits != 6 {
+		t.Errorf("parked %v, %+v, %d tries of what was away", parked, status, waits)
+	}
+}
+
+// react runs r until it has done so many messages, of which streams names the
+// streams, and gives its counts.
+func react(t *testing.T, r *process.Runner, streams []string, done int64, reaction func(event.Recorded) error) process.Status {
+	t.Helper()
+	node, err := kafkanode.Open(kafkanode.Options{Dir: t.TempDir(), Topic: topic, Partitions: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := kafkabus.Config{Brokers: []string{node.Addr()}, Topic: topic, Group: r.Name}
+	pub, err := kafkabus.NewPublisher(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub, err := kafkabus.NewSubscriber(kafkabus.SubscriberOptions{Config: cfg, Types: []string{"order.paid"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Subscriber, r.Topic, r.Log = sub, topic, slog.New(slog.DiscardHandler)
+	r.React = func(_ context.Context, e event.Recorded) error { return reaction(e) }
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- r.Run(ctx) }()
+	revisions := map[string]event.Revision{}
+	batch := make([]event.Recorded, len(streams))
+	for i, stream := range streams {
+		revisions[stream]++
+		batch[i] = event.Recorded{
+			Stream: stream, Revision: revisions[stream], Position: uint64(i + 1),
+			ID: strconv.Itoa(i + 1), Name: "order.paid", Version: 1, Data: []byte(`{"amount":1}`), Created: time.Now(),
+		}
+	}
+	if err := pub.Publish(t.Context(), batch); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); r.Status().Done < done && time.Now().Before(deadline); {
+		time.Sleep(5 * time.Millisecond)
+	}
+	cancel()
+	for _, end := range []func() error{func() error { return <-stopped }, sub.Close, pub.Close, node.Close} {
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	}
+	return r.Status()
+}
+
 func TestAFailingReactionHoldsUpOnlyItsStream(t *testing.T) {
 	node, err := kafkanode.Open(kafkanode.Options{Dir: t.TempDir(), Topic: topic, Partitions: 4})
 	if err != nil {
