@@ -3,6 +3,7 @@ package commands
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"cartwright/domain/account"
 	"cartwright/domain/event"
@@ -58,8 +59,11 @@ func (s *Shop) postOutside(ctx context.Context, id string, r event.Recorded) err
 		return nil
 	}
 	var a account.Account
-	err = s.accounts.Look(ctx, id, func(now account.Account, _ event.Revision) { a.Currency, a.Posted = now.Currency, now.Posted })
-	if err != nil || entry.Number <= a.Posted {
+	waits := false
+	err = s.accounts.Look(ctx, id, func(now account.Account, _ event.Revision) {
+		a.Currency, waits = now.Currency, slices.Contains(now.Unposted, entry.Number)
+	})
+	if err != nil || !waits {
 		return err
 	}
 	req := Request{Cause: "outside/" + entry.Journal, Correlation: r.Correlation, Actor: "process"}
@@ -121,7 +125,7 @@ func (s *Shop) postOrphan(ctx context.Context, id string) error {
 	if err != nil || t.Orphan == "" || t.Posted {
 		return err
 	}
-	r := Request{Cause: "orphan/" + id, Correlation: t.Payment, Actor: "process"}
+	r := Request{Cause: "posted/" + id, Correlation: t.Payment, Actor: "process"}
 	err = s.post(ctx, r, move{
 		tradeJournal(t.Channel, t.Trade), account.Clearing(t.Channel, t.Currency), account.Suspense(t.Currency),
 		t.Amount, t.Currency, "orphan",

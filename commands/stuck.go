@@ -42,23 +42,29 @@ func (s *Shop) Stuck(ctx context.Context) (map[string]stuck.Entry, error) {
 	return l.Waiting, err
 }
 
-// Retry brings about what a parked stream calls for, and takes it off the list.
+// Retry brings about what a stream calls for, by events and by now, and takes it
+// off the list.
 func (s *Shop) Retry(ctx context.Context, stream, by string) error {
-	id := event.SubjectID(stream)
-	var err error
+	id, now := event.SubjectID(stream), s.now()
+	var err, late error
 	switch event.Category(stream) {
 	case "order":
 		err = s.Settle(ctx, id)
+		_, late = s.timeOut(ctx, id, now)
 	case "payment":
 		err = s.retryPayment(ctx, id)
+		_, late = s.lookAfter(ctx, id, now)
 	case "trade":
 		err = s.postOrphan(ctx, id)
 	case "account":
 		err = s.postAllOutside(ctx, id)
+		_, late = s.sweepAccount(ctx, id, now)
+	case "inventory":
+		_, err = s.sweepStock(ctx, id, now)
 	default:
 		err = domain.Refuse(domain.Invalid, "nothing_to_retry", "No process follows %s.", stream)
 	}
-	if err != nil {
+	if err = errors.Join(err, late); err != nil {
 		return err
 	}
 	s.parked.Store(stream, struct{}{})

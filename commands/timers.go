@@ -255,9 +255,18 @@ func (s *Shop) lookAfter(ctx context.Context, id string, now time.Time) (time.Ti
 		return now.Add(pollAtMost), s.recordPayment(ctx, p, "expired", payment.Expire{})
 	case n.Kind != NoticePending:
 		n.Payment = id
-		return now.Add(pollAtMost), s.Notify(ctx, p.Channel, n)
+		return now.Add(pollAtMost), s.take(ctx, p, n, over)
 	}
 	return earlier(now.Add(s.pollPause(p, now)), p.Expires), nil
+}
+
+// take records what a channel was found to say. Where its time is over and the
+// money is not what was asked for, the payment is not waited for any more.
+func (s *Shop) take(ctx context.Context, p payment.Payment, n Notice, over bool) error {
+	if err := s.Notify(ctx, p.Channel, n); err != nil || !over {
+		return err
+	}
+	return s.recordPayment(ctx, p, "expired", payment.Expire{}) // nothing, if it was paid
 }
 
 // pollPause grows with a payment's age: most that are made are made at once.
@@ -343,7 +352,7 @@ func (s *Shop) sweepMoney(ctx context.Context, owner, id string) error {
 		return err
 	case o.Status == order.StatusPending:
 		return nil
-	case wasPaid(o):
+	case wasPaid(o) && o.PaymentID == "":
 		return s.Settle(ctx, id)
 	}
 	o.ID, o.Buyer = id, owner

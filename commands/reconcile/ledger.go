@@ -17,8 +17,6 @@ type holder struct {
 	sum    int64 // of its entries
 	should int64 // of what was decided
 	since  map[string]int64
-
-	outside int64 // the last entry from or to the outside
 }
 
 // A move is what was decided to stand in the ledger under one journal.
@@ -64,9 +62,6 @@ func (a *Audit) addAccount(id string, r event.Recorded) {
 			h.state.Entries, h.state.Balance = entry.Number, h.state.Balance+entry.Amount
 		}
 		h.sum += entry.Amount
-		if entry.Counterparty == "" {
-			h.outside = entry.Number
-		}
 		a.enter(id, h.state.Currency, entry, r)
 	}
 	h.holds(e, r)
@@ -301,11 +296,11 @@ func (j *journal) parties() (ids []string) {
 // which the account does not know that it does.
 func (r *reporter) outside(id string, h *holder) {
 	stream := "account-" + id
-	if h.state.Posted >= h.outside || r.listed[stream] {
+	if len(h.state.Unposted) == 0 || r.listed[stream] {
 		return
 	}
 	r.add(Finding{
 		Kind: AccountUnfinished, Account: id, Retry: []string{stream},
-		Text: fmt.Sprintf("Its entry %d is from or to the outside, and is not followed up.", h.outside),
+		Text: fmt.Sprintf("Its entry %d is from or to the outside, and is not followed up.", h.state.Unposted[0]),
 	}, h.newest)
 }

@@ -16,8 +16,8 @@
 // What comes from outside has another leg too: a deposit in Cash, a payment in
 // its channel's Clearing. They stand below nothing by what the outside holds for
 // us, so that all accounts together are nought at every moment that no journal is
-// under way (TestTheOutsideWorldOwesWhatCameIn). An account remembers the last
-// entry whose leg in Cash stands (Posted), since Cash can't remember all journals.
+// under way (TestTheOutsideWorldOwesWhatCameIn). An account remembers which
+// of its entries have no leg in Cash yet (Unposted), since Cash can't remember all journals.
 //
 // A seller's account (Seller) has what was earned. A refund after the settlement
 // is taken from it even where nothing is left: it stands below nothing then, by
@@ -43,6 +43,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"cartwright/domain"
@@ -61,10 +62,10 @@ type Account struct {
 	Currency string             `json:"currency"` // empty before it is opened
 	Balance  int64              `json:"balance"`  // minor units, what is held included
 	Held     int64              `json:"held"`
-	Entries  int64              `json:"entries"`          // the number of the last one
-	Holds    map[string]Holding `json:"holds,omitempty"`  // open ones, by order
-	Done     seen.Memory        `json:"done,omitzero"`    // journals, and holds that ended
-	Posted   int64              `json:"posted,omitempty"` // the last entry from or to the outside whose other leg stands
+	Entries  int64              `json:"entries"`            // the number of the last one
+	Holds    map[string]Holding `json:"holds,omitempty"`    // open ones, by order
+	Done     seen.Memory        `json:"done,omitzero"`      // journals, and holds that ended
+	Unposted []int64            `json:"unposted,omitempty"` // entries from or to the outside whose other leg is not known to stand
 }
 
 // A Holding is what is set aside for one order.
@@ -95,7 +96,7 @@ func (a Account) Check() error {
 		return errors.New("money in an account that is not open")
 	case held != a.Held:
 		return fmt.Errorf("%d held, the holds say %d", a.Held, held)
-	case a.Balance < a.Held && !MayOwe(a.ID), a.Entries < 0, a.Held < 0, a.Posted > a.Entries:
+	case a.Balance < a.Held && !MayOwe(a.ID), a.Entries < 0, a.Held < 0, len(a.Unposted) > int(min(a.Entries, math.MaxInt)):
 		return fmt.Errorf("balance %d, held %d, %d entries", a.Balance, a.Held, a.Entries)
 	}
 	return nil
@@ -104,5 +105,6 @@ func (a Account) Check() error {
 func (a Account) clone() Account {
 	a.Holds = maps.Clone(a.Holds)
 	a.Done = a.Done.Clone()
+	a.Unposted = slices.Clone(a.Unposted)
 	return a
 }

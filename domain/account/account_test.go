@@ -190,6 +190,8 @@ func TestTheOutsideWorldOwesWhatCameIn(t *testing.T) {
 		},
 		{"the other leg of an entry is recorded", rich, account.RecordPosted{Entry: 1}, []event{account.Posted{Entry: 1}}},
 		{"it is recorded once", after(account.Posted{Entry: 1}), account.RecordPosted{Entry: 1}, nil},
+		{"a later entry may be first", after(account.Withdrawn{Entry: 2, Amount: 1, Journal: "w"}, account.Posted{Entry: 2}), account.RecordPosted{Entry: 1}, []event{account.Posted{Entry: 1}}},
+		{"what came from another account has its leg", after(account.Credited{Entry: 2, Amount: 1, Journal: "c"}), account.RecordPosted{Entry: 2}, nil},
 	})
 	refuse(t, []refused{
 		{"an entry that is not there has no other leg", rich, account.RecordPosted{Entry: 2}, domain.Conflict, "unknown_entry"},
@@ -418,7 +420,7 @@ func TestCheckFindsADamagedState(t *testing.T) {
 		"a hold of nothing":        {Currency: "BRL", Holds: holds(0)},
 		"holds that don't fit":     {Currency: "BRL", Balance: 1, Holds: holds(math.MaxInt64, 1)},
 		"entries below nothing":    {Currency: "BRL", Entries: -1},
-		"a posted entry too many":  {Currency: "BRL", Entries: 1, Posted: 2},
+		"an entry too many":        {Currency: "BRL", Entries: 1, Unposted: []int64{1, 2}},
 	} {
 		if err := s.Check(); err == nil {
 			t.Errorf("%s: nothing was found", name)

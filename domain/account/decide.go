@@ -43,7 +43,7 @@ func (a Account) fact(c Command) (Event, error) {
 	case Withdraw:
 		return a.fromOutside(Withdrawn{Entry: a.Entries + 1, Amount: c.Amount, Journal: c.Journal, Reference: c.Reference}, c.Currency)
 	case RecordPosted:
-		if c.Entry <= a.Posted {
+		if c.Entry <= a.Entries && !slices.Contains(a.Unposted, c.Entry) {
 			return nil, nil
 		}
 		return Posted(c), nil

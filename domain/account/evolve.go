@@ -3,6 +3,7 @@ package account
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"cartwright/domain"
 )
@@ -34,9 +35,13 @@ func evolve(a Account, e Event) (Account, error) {
 		a = a.ended(e.Order, e.Amount)
 	case Released:
 		a = a.ended(e.Order, 0)
+	case Deposited:
+		a.Unposted = append(a.Unposted, e.Entry)
+	case Withdrawn:
+		a.Unposted = append(a.Unposted, e.Entry)
 	case Posted:
-		a.Posted = e.Entry
-	case Deposited, Withdrawn, Credited, Debited:
+		a.Unposted = without(a.Unposted, e.Entry)
+	case Credited, Debited:
 		// The entry is all.
 	}
 	a.Done.Advance(a.Done.Count, doneStep, doneKeep)
@@ -52,6 +57,15 @@ func (a Account) held(e Held) Account {
 		a.Held += c.Amount
 	}
 	return a
+}
+
+// without is the list less one of its numbers; nil where that was all, as JSON has it.
+func without(list []int64, n int64) []int64 {
+	list = slices.DeleteFunc(list, func(m int64) bool { return m == n })
+	if len(list) == 0 {
+		return nil
+	}
+	return list
 }
 
 func (a Account) ended(order string, captured int64) Account {
@@ -84,8 +98,8 @@ func (a Account) allows(e Event) error {
 		}
 		return a.affords(e.Amount)
 	case Posted:
-		if e.Entry <= a.Posted || e.Entry > a.Entries {
-			return domain.Refuse(domain.Conflict, "unknown_entry", "Entry %d is not the next to be posted: %d was, of %d.", e.Entry, a.Posted, a.Entries)
+		if !slices.Contains(a.Unposted, e.Entry) {
+			return domain.Refuse(domain.Conflict, "unknown_entry", "Entry %d of %d waits for no other leg.", e.Entry, a.Entries)
 		}
 	case Held:
 		return a.allowsHeld(e)
