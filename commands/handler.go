@@ -160,7 +160,8 @@ func (h *Handler[S, C, E]) Recall(ctx context.Context, id string, r Request) (Do
 	return done, done.Repeated, err
 }
 
-// Look shows the newest state of a stream to see, which must neither change nor keep it.
+// Look shows the newest state of a stream to see, which must neither change nor
+// keep it. After an error see may still be called: what it writes must not be read.
 func (h *Handler[S, C, E]) Look(ctx context.Context, id string, see func(S, event.Revision)) error {
 	_, err := h.send(ctx, id, &call[S, C, E]{kind: look, see: see})
 	return err
@@ -170,8 +171,11 @@ func (h *Handler[S, C, E]) Look(ctx context.Context, id string, see func(S, even
 func (h *Handler[S, C, E]) State(ctx context.Context, id string) (S, event.Revision, error) {
 	var state S
 	var at event.Revision
-	err := h.Look(ctx, id, func(s S, r event.Revision) { state, at = h.spec.Decider.Clone(s), r })
-	return state, at, err
+	if err := h.Look(ctx, id, func(s S, r event.Revision) { state, at = h.spec.Decider.Clone(s), r }); err != nil {
+		var none S // a lane that comes late writes to the other one
+		return none, 0, err
+	}
+	return state, at, nil
 }
 
 // Stream names the stream of id.

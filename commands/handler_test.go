@@ -157,6 +157,25 @@ func TestARefusalIsNeverDecidedOnStaleState(t *testing.T) {
 	}
 }
 
+// Under the race detector.
+func TestWhoeverStopsWaitingReadsNothingThatComesLate(t *testing.T) {
+	store := new(memstore.Store)
+	if _, err := lanes(t, store).Handle(t.Context(), "a", named("1"), receive(1)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	h := lanes(t, faults.Store{Store: store, BeforeLoad: func(string) error {
+		cancel()
+		time.Sleep(20 * time.Millisecond) // the read is late: anything that waited for the caller would hide a race
+		return nil
+	}})
+	state, at, err := h.State(ctx, "a")
+	if err == nil || at != 0 || state.OnHand != 0 {
+		t.Errorf("%v: %+v at %d", err, state, at)
+	}
+	h.Close()
+}
+
 func TestAnAppendOfUnknownOutcomeIsSentAgain(t *testing.T) {
 	store := new(memstore.Store)
 	lost := 3

@@ -1,6 +1,7 @@
 package commands
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -99,10 +100,7 @@ func (s *Shop) postTrades(ctx context.Context, p payment.Payment) error {
 		if t.Posted {
 			continue
 		}
-		channel, to := p.Channel, account.Escrow(t.Currency)
-		if t.Channel != "" {
-			channel = t.Channel
-		}
+		channel, to := cmp.Or(t.Channel, p.Channel), account.Escrow(t.Currency)
 		if t.Mismatch != "" {
 			to = account.Suspense(t.Currency)
 		}
@@ -119,22 +117,59 @@ func (s *Shop) postTrades(ctx context.Context, p payment.Payment) error {
 	return nil
 }
 
-// postOrphan enters money that came for nobody, aside.
+// postOrphan enters money that came for nobody, aside, and takes it out again
+// once somebody has said what became of it.
 func (s *Shop) postOrphan(ctx context.Context, id string) error {
 	t, _, err := s.trades.State(ctx, id)
-	if err != nil || t.Orphan == "" || t.Posted {
+	if err != nil || t.Orphan == "" {
 		return err
 	}
 	r := Request{Cause: "posted/" + id, Correlation: t.Payment, Actor: "process"}
-	err = s.post(ctx, r, move{
-		tradeJournal(t.Channel, t.Trade), account.Clearing(t.Channel, t.Currency), account.Suspense(t.Currency),
-		t.Amount, t.Currency, "orphan",
-	})
-	if err != nil {
+	if !t.Posted {
+		err = s.post(ctx, r, move{
+			tradeJournal(t.Channel, t.Trade), account.Clearing(t.Channel, t.Currency), account.Suspense(t.Currency),
+			t.Amount, t.Currency, "orphan",
+		})
+		if err != nil {
+			return err
+		}
+		if _, err = s.trades.Handle(ctx, id, r, trade.RecordPosted{}); err != nil {
+			return err
+		}
+	}
+	if t.Resolved == "" || t.Cleared {
+		return nil
+	}
+	if err = s.post(ctx, r, resolution(t.Channel, t.Trade, t.Amount, t.Currency)); err != nil {
 		return err
 	}
-	_, err = s.trades.Handle(ctx, id, r, trade.RecordPosted{})
+	r.Cause = "cleared/" + id
+	_, err = s.trades.Handle(ctx, id, r, trade.RecordCleared{})
 	return err
+}
+
+// resolution is the journal by which money leaves that was not asked for, and was
+// given back at its channel.
+func resolution(channel, number string, amount int64, currency string) move {
+	return move{
+		"un" + tradeJournal(channel, number), account.Suspense(currency), account.Clearing(channel, currency), amount, currency, "resolved",
+	}
+}
+
+// clearTrades takes out of the ledger what was resolved.
+func (s *Shop) clearTrades(ctx context.Context, p payment.Payment) error {
+	for _, t := range p.Trades {
+		if t.Resolved == "" || t.Cleared {
+			continue
+		}
+		if err := s.post(ctx, ofPayment(p, ""), resolution(cmp.Or(t.Channel, p.Channel), t.Trade, t.Amount, t.Currency)); err != nil {
+			return err
+		}
+		if err := s.recordPayment(ctx, p, "cleared/"+t.Trade, payment.RecordCleared{Trade: t.Trade}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // postRefund enters a refund of a payment that is back: by the channel, or on the
@@ -206,11 +241,9 @@ func (s *Shop) refundIsBack(ctx context.Context, o order.Order, refund order.Rep
 	if o.PaymentID == "" || refund.Amount == 0 {
 		return true, nil
 	}
-	err = s.payments.Look(ctx, o.PaymentID, func(p payment.Payment, _ event.Revision) {
-		r, ok := p.Refund(refundKey(o.ID, refund.Refund))
-		back = ok && r.Posted
-	})
-	return back, err
+	p, _, err := s.payments.State(ctx, o.PaymentID)
+	r, ok := p.Refund(refundKey(o.ID, refund.Refund))
+	return ok && r.Posted, err
 }
 
 // refundKey names an order's refund to its payment's channel.

@@ -209,6 +209,7 @@ func (s *Shop) SettlePayment(ctx context.Context, id string) error {
 		{unapplied, s.apply},
 		{underWay, s.carryOutRefunds},
 		{unpostedRefunds, s.postRefunds},
+		{uncleared, s.clearTrades},
 	} {
 		if err == nil && step.due(p) {
 			if err = step.do(ctx, p); err == nil {
@@ -227,6 +228,10 @@ func unposted(p payment.Payment) bool {
 }
 
 func unapplied(p payment.Payment) bool { return p.Status == payment.StatusCaptured && !p.Applied }
+
+func uncleared(p payment.Payment) bool {
+	return slices.ContainsFunc(p.Trades, func(t payment.Trade) bool { return t.Resolved != "" && !t.Cleared })
+}
 
 func underWay(p payment.Payment) bool {
 	return slices.ContainsFunc(p.Refunds, func(r payment.Refund) bool {

@@ -1,6 +1,7 @@
 package commands
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"cartwright/domain/order"
 	"cartwright/domain/orderid"
 	"cartwright/domain/payment"
+	"cartwright/domain/trade"
 )
 
 // PollAfter is how long a channel may say nothing before it is asked.
@@ -131,13 +133,11 @@ func (s *Shop) attempt(ctx context.Context, r Request, create payment.Create, re
 	if err != nil || found {
 		return done, err
 	}
-	err = refused
-	lookErr := s.payments.Look(ctx, create.Payment, func(_ payment.Payment, at event.Revision) {
-		if at > 0 {
-			err = domain.Refuse(domain.Conflict, "payment_exists", "Another request's.")
-		}
-	})
-	return done, errors.Join(lookErr, err)
+	_, at, err := s.payments.State(ctx, create.Payment)
+	if err == nil && at > 0 {
+		err = domain.Refuse(domain.Conflict, "payment_exists", "Another request's.")
+	}
+	return done, cmp.Or(err, refused)
 }
 
 // wanted is the payment for what is unpaid, or why there is none.
@@ -273,6 +273,30 @@ func (s *Shop) ReturnTrade(ctx context.Context, r Request, id, number string) (D
 	return s.payments.Handle(ctx, id, r, payment.RequestRefund{
 		Refund: id + "." + shortDigest(number), Trade: number, Amount: p.Trades[i].Amount, Reason: "not_asked_for", Look: s.look(),
 	})
+}
+
+// A Resolved trade is one of which an operator has said what became of it.
+type Resolved struct {
+	Streams  map[string]event.Revision
+	Repeated bool
+}
+
+// ResolveTrade records that money which nobody asked for, or which can't go back
+// by a refund, was given back at its channel.
+func (s *Shop) ResolveTrade(ctx context.Context, r Request, channel, number, by, reason string) (Resolved, error) {
+	id := trade.ID(channel, number)
+	t, _, err := s.trades.State(ctx, id)
+	switch {
+	case err != nil:
+		return Resolved{}, err
+	case t.Channel == "":
+		return Resolved{}, domain.Refuse(domain.NotFound, "unknown_trade", "The channel %s has told of no trade %s.", channel, number)
+	case t.Orphan != "":
+		done, refused := s.trades.Handle(ctx, id, r, trade.Resolve{By: by, Reason: reason})
+		return Resolved{map[string]event.Revision{done.Stream: done.Revision}, done.Repeated}, refused
+	}
+	done, err := s.payments.Handle(ctx, t.Payment, r, payment.ResolveTrade{Trade: number, By: by, Reason: reason})
+	return Resolved{map[string]event.Revision{done.Stream: done.Revision}, done.Repeated}, err
 }
 
 // RedirectRefund sends a refund again that its channel refused: there, or to the

@@ -326,6 +326,18 @@ func TestNoCallbackLosesMoney(t *testing.T) {
 			} else {
 				w.balances(map[string]int64{"platform.suspense.CNY": 430, "platform.clearing.bank.CNY": -430})
 			}
+			for range 2 {
+				_, err := w.ResolveTrade(w.ctx(), named("resolve"), "bank", notice.Trade, "ops", "given back at the bank")
+				w.must(err)
+				w.follow()
+			}
+			w.balances(map[string]int64{suspense: 0, clearing: 0, "platform.suspense.CNY": 0, "platform.clearing.bank.CNY": 0})
+			if _, err := w.ResolveTrade(w.ctx(), named("again"), "bank", notice.Trade, "ops", "given back twice"); domain.ReasonOf(err) != "already_returned" {
+				t.Errorf("resolved twice: %v", err)
+			}
+			if _, err := w.ResolveTrade(w.ctx(), named("no"), "bank", "trade-77", "ops", "x"); domain.ReasonOf(err) != "unknown_trade" {
+				t.Errorf("a trade that nobody told of: %v", err)
+			}
 		})
 	}
 }

@@ -19,7 +19,7 @@ func Follows() []string {
 		"order.placed", "order.paid", "order.cancelled", "order.parcel_shipped", "order.refund_issued", "order.completed",
 		"payment.captured", "payment.mismatched", "payment.refund_requested", "payment.refund_redirected",
 		"payment.refund_succeeded", "payment.refund_posted",
-		"trade.orphaned", "account.deposited", "account.withdrawn",
+		"payment.trade_resolved", "trade.orphaned", "trade.resolved", "account.deposited", "account.withdrawn",
 	}
 }
 

@@ -45,6 +45,7 @@ func TestEveryRouteAsksForItsCommand(t *testing.T) {
 			commands.PaymentRequest{Checkout: anOrder, Channel: "wechat", Expected: &money.Money{Amount: 5, Currency: "CNY"}, Options: map[string]string{"scene": "h5"}},
 		},
 		"return":   {good["return"], "ReturnTrade", anOrder + "-1", "t"},
+		"resolve":  {good["resolve"], "ResolveTrade", "alipay 2026.t-1", "anonymous: given back"},
 		"redirect": {good["redirect"], "RedirectRefund", anOrder + "-1", payment.RedirectRefund{Refund: "late.1", To: payment.ToBalance}},
 		"refund freight": {body("refund", `{"lines":[{"line":1,"freight":true}]}`), "Order", anOrder, order.Refund{
 			By: "anonymous", Lines: []order.RefundRequest{{Line: 1, Freight: true}},
@@ -344,6 +345,7 @@ func TestAnswersByTheLetter(t *testing.T) {
 		"payment": {nil, `{"payment_id":"` + anOrder + `-1","checkout_id":"` + anOrder + `","channel":"alipay","amount":{"amount":630,"currency":"CNY"},` +
 			`"orders":["` + anOrder + `"],"expires_at":"2026-07-01T12:00:00Z","reference":"r","instruction":{"url":"u"}}`},
 		"return":   {nil, `{"payment_id":"` + anOrder + `-1","refund":"trade.1","revision":9}`},
+		"resolve":  {nil, `{"channel":"alipay","trade":"2026.t-1"}`},
 		"redirect": {nil, `{"payment_id":"` + anOrder + `-1","refund":"late.1","revision":9}`},
 		"pay":      {nil, `{"checkout_id":"` + anOrder + `","orders":["` + anOrder + `"],"amount":{"amount":630,"currency":"CNY"}}`},
 		"pack":     {[]order.Event{order.ParcelPacked{Parcel: 3}, order.WaybillSet{Version: 1}, order.ParcelShipped{Parcel: 3}, order.Shipped{}}, `{"order_id":"` + anOrder + `","revision":9,"parcel":3,"waybill_version":1,"status":"shipped"}`},

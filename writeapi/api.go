@@ -59,12 +59,18 @@ type Checkouts interface {
 	Pay(ctx context.Context, r commands.Request, checkout orderid.ID, expected *money.Money) (commands.Paid, error)
 }
 
-// Payments is money that comes by channels from outside.
+// Payments is money that comes by channels from outside, and goes back.
 type Payments interface {
 	StartPayment(ctx context.Context, r commands.Request, in commands.PaymentRequest) (commands.Asked, error)
 	Notify(ctx context.Context, channel string, n commands.Notice) error
+	Returns
+}
+
+// Returns are what is done about money that is not where it belongs.
+type Returns interface {
 	ReturnTrade(ctx context.Context, r commands.Request, id, number string) (commands.Done[payment.Event], error)
 	RedirectRefund(ctx context.Context, r commands.Request, id string, c payment.RedirectRefund) (commands.Done[payment.Event], error)
+	ResolveTrade(ctx context.Context, r commands.Request, channel, number, by, reason string) (commands.Resolved, error)
 }
 
 // Orders is what is done to an order.
@@ -135,6 +141,7 @@ func (a *api) checkoutRoutes(r gin.IRouter) {
 
 func (a *api) paymentRoutes(r gin.IRouter) {
 	r.POST("/channels/:channel/callback", problem.Handler(a.Log, a.callback))
+	r.POST("/channels/:channel/trades/:trade/resolve", command(a, rule{key: keyRequired, match: matchNothing}, a.resolveTrade))
 	p := r.Group("/payments/:payment_id")
 	p.POST("/returns", command(a, rule{key: keyRequired}, a.returnTrade))
 	p.POST("/refunds/:refund/redirect", command(a, rule{key: keyRequired}, a.redirectRefund))

@@ -20,6 +20,7 @@ import (
 	"cartwright/domain/account"
 	"cartwright/domain/event"
 	"cartwright/domain/orderid"
+	"cartwright/domain/payment"
 	"cartwright/infra/httpedge"
 	"cartwright/infra/problem"
 	"cartwright/infra/token"
@@ -74,6 +75,7 @@ type head struct {
 type target struct {
 	sku, account    string
 	payment, refund string
+	channel, trade  string
 	order           orderid.ID
 	parcel          int
 }
@@ -297,6 +299,12 @@ func readTarget(c *gin.Context) (target, error) {
 		case "payment_id":
 			to.payment = p.Value
 			f.add(domain.CheckID(at, p.Value))
+		case "channel":
+			to.channel = p.Value
+			f.add(payment.CheckChannel(at, p.Value))
+		case "trade":
+			to.trade = p.Value
+			f.text(at, p.Value, maxCarrier)
 		case "refund":
 			to.refund = p.Value
 			f.add(domain.CheckID(at, p.Value))

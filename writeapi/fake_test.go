@@ -106,6 +106,11 @@ func (f *recorder) ReturnTrade(_ context.Context, r commands.Request, id, number
 	return note[payment.Event](f, "ReturnTrade", r, id, "payment-"+id, number, payment.RefundRequested{Refund: "trade.1", Amount: 7})
 }
 
+func (f *recorder) ResolveTrade(_ context.Context, r commands.Request, channel, number, by, reason string) (commands.Resolved, error) {
+	f.calls = append(f.calls, call{"ResolveTrade", r, channel + " " + number, by + ": " + reason})
+	return commands.Resolved{Streams: map[string]event.Revision{"trade-x": f.at}, Repeated: f.again}, f.err
+}
+
 func (f *recorder) RedirectRefund(_ context.Context, r commands.Request, id string, c payment.RedirectRefund) (commands.Done[payment.Event], error) {
 	return note[payment.Event](f, "RedirectRefund", r, id, "payment-"+id, c, payment.RefundRedirected{Refund: c.Refund, To: c.To})
 }
@@ -265,6 +270,7 @@ var good = map[string]request{
 	"pay":      {http.MethodPost, payPath, ``, nil},
 	"payment":  {http.MethodPost, payPath + "ments", `{"channel":"alipay"}`, nil},
 	"return":   {http.MethodPost, "/v1/payments/" + anOrder + "-1/returns", `{"trade":"t"}`, nil},
+	"resolve":  {http.MethodPost, "/v1/channels/alipay/trades/2026.t-1/resolve", `{"reason":"given back"}`, nil},
 	"redirect": {http.MethodPost, "/v1/payments/" + anOrder + "-1/refunds/late.1/redirect", `{"to":"balance"}`, nil},
 	"pack":     {http.MethodPost, orderPath + "/parcels", oneLine, nil},
 	"unpack":   {http.MethodPost, orderPath + "/parcels/1/unpack", ``, nil},

@@ -100,6 +100,30 @@ func (b returnBody) check(f *faults) {
 	f.text("/trade", b.Trade, maxCarrier)
 }
 
+type resolveBody struct {
+	Reason string `json:"reason"`
+	By     string `json:"by,omitempty"`
+}
+
+func (b resolveBody) check(f *faults) {
+	f.present(b.Reason != "", "/reason")
+	f.text("/reason", b.Reason, maxText)
+	f.text("/by", b.By, maxText)
+}
+
+type tradeAnswer struct {
+	Channel string `json:"channel"`
+	Trade   string `json:"trade"`
+}
+
+func (a *api) resolveTrade(ctx context.Context, in input[resolveBody]) (answer, error) {
+	done, err := a.Shop.ResolveTrade(ctx, in.req, in.to.channel, in.to.trade, in.by(in.body.By), in.body.Reason)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{repeated: done.Repeated, streams: done.Streams, body: tradeAnswer{in.to.channel, in.to.trade}}, nil
+}
+
 type paymentChanged struct {
 	PaymentID string         `json:"payment_id"`
 	Refund    string         `json:"refund"`

@@ -114,6 +114,7 @@ func TestBadInputIsRefusedBeforeAnythingIsAsked(t *testing.T) {
 		"a payment of pebbles":        {body("payment", `{"channel":"a","expected_amount":{"amount":1,"currency":"PBL"}}`), 400, "unknown_currency", "/expected_amount/currency"},
 		"a payment with many options": {body("payment", `{"channel":"a","options":{`+manyOptions+`}}`), 400, "too_many_options", "/options"},
 		"a return of nothing":         {body("return", `{}`), 400, "missing_field", "/trade"},
+		"a resolution without reason": {body("resolve", `{}`), 400, "missing_field", "/reason"},
 		"a redirection to nowhere":    {body("redirect", `{"to":"cash"}`), 400, "unknown_way", "/to"},
 		"freight and units":           {body("refund", `{"lines":[{"line":1,"quantity":1,"freight":true}]}`), 400, "freight_alone", "/lines/0/freight"},
 

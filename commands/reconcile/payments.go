@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -55,6 +56,12 @@ func (a *Audit) paymentDid(r event.Recorded, p payment.Payment, e payment.Event)
 		}
 	case payment.Mismatched:
 		a.claim(r, claim{p.ID, e.Channel, e.Trade, e.Currency, e.Amount}, account.Suspense(e.Currency))
+	case payment.TradeResolved:
+		for _, t := range p.Trades {
+			if t.Trade == e.Trade {
+				a.resolved(r, cmp.Or(t.Channel, p.Channel), t.Trade, t.Amount, t.Currency)
+			}
+		}
 	case payment.RefundRequested:
 		a.refundAsked(r, p, e)
 	case payment.RefundSucceeded:
@@ -97,6 +104,13 @@ func (a *Audit) claim(r event.Recorded, c claim, to string) {
 	s.claims = append(s.claims, c)
 	s.newest = max(s.newest, r.Created.UnixMilli())
 	a.claimed(id, s)
+}
+
+// resolved notes that money which was not asked for was given back at its channel.
+func (a *Audit) resolved(r event.Recorded, channel, number string, amount int64, currency string) {
+	a.decide(r, move{
+		"untrade-" + trade.ID(channel, number), account.Suspense(currency), account.Clearing(channel, currency), amount, currency, r.Stream,
+	})
 }
 
 func (a *Audit) sight(id string) *sight {
@@ -150,7 +164,14 @@ func (a *Audit) addTrade(id string, r event.Recorded) {
 		a.decide(r, move{
 			"trade-" + id, account.Clearing(t.Channel, t.Currency), account.Suspense(t.Currency), t.Amount, t.Currency, r.Stream,
 		})
-	case trade.Posted:
+	case trade.Resolved:
+		t := s.state
+		a.resolved(r, t.Channel, t.Trade, t.Amount, t.Currency)
+	case trade.Posted, trade.Cleared:
+	}
+	if s.state.Cleared && len(s.claims) == 0 && !s.broken {
+		delete(a.trades, id) // nothing is left of it
+		return
 	}
 	a.claimed(id, s)
 }
@@ -214,6 +235,9 @@ func leftOfPayment(p payment.Payment) (left []string) {
 		if !t.Posted {
 			left = append(left, fmt.Sprintf("trade %s is in the ledger", t.Trade))
 		}
+		if t.Resolved != "" && !t.Cleared {
+			left = append(left, fmt.Sprintf("trade %s has left the ledger", t.Trade))
+		}
 	}
 	if p.Status == payment.StatusCaptured && !p.Applied {
 		left = append(left, "its orders have their shares")
@@ -250,8 +274,8 @@ func (r *reporter) trades() {
 			f.Kind, f.Text = TradeDiffers, fmt.Sprintf("The channel told of it for payment %s, and payment %s has it, or has another amount.", t.Payment, f.Payment)
 		case t.Orphan == "":
 			f.Kind, f.Text = TradeUnclaimed, "The channel told of money that no payment has, and that is not set aside."
-		case !t.Posted:
-			f.Kind, f.Text, f.Retry = TradeUnfinished, "Money for nobody is not recorded to be in the ledger.", []string{f.Stream}
+		case !t.Posted, t.Resolved != "":
+			f.Kind, f.Text, f.Retry = TradeUnfinished, "Money for nobody is not recorded to be in the ledger, or to have left it.", []string{f.Stream}
 			r.unfinished[f.Stream] = true
 		default:
 			f.Kind, f.Attention = OrphanWaits, true

@@ -225,6 +225,21 @@ func TestWhatNobodyDecidedIsFound(t *testing.T) {
 			h.trade("", "bank", "t-9", see)
 			h.trade("", "bank", "t-9", trade.Orphan{Reason: "unknown_payment"})
 		}, "[trade_unfinished]"},
+		{"an orphan that was given back and still stands", channelled, "", func(h *history, _, _ string) {
+			h.trade("", "bank", "t-9", see)
+			h.trade("", "bank", "t-9", trade.Orphan{Reason: "unknown_payment"})
+			h.move("", journalOf("t-9"), clearing, suspense, 440)
+			h.trade("", "bank", "t-9", trade.RecordPosted{})
+			h.trade("", "bank", "t-9", trade.Resolve{By: "ops", Reason: "given back"})
+		}, "[trade_unfinished]"},
+		{"a mismatch that was given back and still stands", channelled, "", func(h *history, _, p string) {
+			h.trade("", "bank", "t-9", trade.See{Channel: "bank", Trade: "t-9", Payment: p, Currency: "BRL", Amount: 440, At: began})
+			h.payment("", p, pay)
+			h.move("", journalOf("t-9"), clearing, suspense, 440)
+			h.payment("", p, payment.RecordPosted{Trade: "t-9"})
+			h.payment("", p, payment.ResolveTrade{Trade: "t-9", By: "ops", Reason: "given back"})
+			h.move("", "un"+journalOf("t-9"), suspense, clearing, 440)
+		}, "[payment_unfinished]"},
 		{"a trade told for another payment", channelled, "", func(h *history, _, p string) {
 			h.trade("", "bank", "t-9", see)
 			h.payment("", p, pay)
@@ -364,6 +379,20 @@ func TestWhatWaitsForAPersonIsADifference(t *testing.T) {
 				t.Errorf("-want +got: %s", diff)
 			}
 		})
+	}
+}
+
+func TestWhatWasGivenBackOutsideIsNoDifference(t *testing.T) {
+	h := newHistory(t)
+	h.trade("", "bank", "t-1", trade.See{Channel: "bank", Trade: "t-1", Payment: "p", Currency: "BRL", Amount: 440, At: began})
+	h.trade("", "bank", "t-1", trade.Orphan{Reason: "unknown_payment"})
+	h.move("", journalOf("t-1"), clearing, suspense, 440)
+	h.trade("", "bank", "t-1", trade.RecordPosted{})
+	h.trade("", "bank", "t-1", trade.Resolve{By: "ops", Reason: "given back"})
+	h.move("", "un"+journalOf("t-1"), suspense, clearing, 440)
+	h.trade("", "bank", "t-1", trade.RecordCleared{})
+	if got := h.audit(reconcile.Config{}); len(got.Findings) > 0 || !got.Sound() {
+		t.Errorf("got %+v", got.Findings)
 	}
 }
 

@@ -222,7 +222,8 @@ func (t *tape) payment(p *payment.Payment) {
 		word(t, &tr.Currency)
 		word(t, &tr.Mismatch)
 		word(t, &tr.Channel)
-		t.flags(&tr.Posted, &tr.Returned)
+		t.text(&tr.Resolved)
+		t.flags(&tr.Posted, &tr.Returned, &tr.Cleared)
 	})
 	many(t, &p.Refunds, func(_ int, r *payment.Refund) {
 		t.text(&r.Key)

@@ -59,6 +59,16 @@ func (p Payment) fact(c Command) (Event, error) {
 		return Applied(c), nil
 	case RequestRefund:
 		return p.requestRefund(c)
+	case ResolveTrade:
+		if c.Reason == "" {
+			return nil, domain.Refuse(domain.Invalid, "no_reason", "Say what became of it.")
+		}
+		return TradeResolved(c), errors.Join(domain.CheckText("/by", c.By, maxText), domain.CheckText("/reason", c.Reason, maxText))
+	case RecordCleared:
+		if i := p.tradeAt(c.Trade); i >= 0 && p.Trades[i].Cleared {
+			return nil, nil
+		}
+		return TradeCleared(c), nil
 	case RecordRefund:
 		return p.recordRefund(c)
 	case RedirectRefund:

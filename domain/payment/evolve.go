@@ -37,6 +37,11 @@ func evolve(p Payment, e Event) (Payment, error) {
 		p.Trades[p.tradeAt(e.Trade)].Posted = true
 	case Applied:
 		p.Applied = true
+	case TradeResolved:
+		t := &p.Trades[p.tradeAt(e.Trade)]
+		t.Returned, t.Resolved = true, e.Reason
+	case TradeCleared:
+		p.Trades[p.tradeAt(e.Trade)].Cleared = true
 	default:
 		p = p.refunded(e)
 	}
@@ -94,6 +99,11 @@ func (p Payment) allows(e Event) error {
 		return unless(i >= 0 && !p.Trades[i].Posted, "unknown_trade", "No such trade waits to be posted.")
 	case Applied:
 		return unless(p.Status == StatusCaptured && !p.Applied, "not_captured", "There is nothing to share out.")
+	case TradeResolved:
+		return p.allowsResolved(e)
+	case TradeCleared:
+		i := p.tradeAt(e.Trade)
+		return unless(i >= 0 && p.Trades[i].Resolved != "" && !p.Trades[i].Cleared, "unknown_trade", "No such trade waits to leave the ledger.")
 	case RefundRequested:
 		return p.allowsRefund(e)
 	default:
@@ -170,6 +180,19 @@ func (p Payment) allowsReturn(e RefundRequested) error {
 		return domain.Refuse(domain.Rejected, "wrong_amount", "Trade %s is %d, and goes back whole.", e.Trade, t.Amount)
 	case t.Currency != p.Currency || t.Mismatch == "wrong_channel":
 		return domain.Refuse(domain.Conflict, "not_returnable", "Trade %s (%s) has to be given back at its channel.", e.Trade, t.Mismatch)
+	}
+	return nil
+}
+
+func (p Payment) allowsResolved(e TradeResolved) error {
+	i := p.tradeAt(e.Trade)
+	switch {
+	case i < 0 || p.Trades[i].Mismatch == "":
+		return domain.Refuse(domain.NotFound, "unknown_trade", "Trade %s did not come without being asked for.", e.Trade)
+	case e.Reason == "":
+		return domain.Refuse(domain.Invalid, "no_reason", "It was resolved for no reason.")
+	case p.Trades[i].Returned:
+		return domain.Refuse(domain.Conflict, "already_returned", "Trade %s was given back.", e.Trade)
 	}
 	return nil
 }

@@ -50,6 +50,10 @@ type (
 		Reason string
 		Look   time.Time // when to ask the channel again at the latest
 	}
+	// ResolveTrade says that money which was not asked for was given back outside.
+	ResolveTrade struct{ Trade, By, Reason string }
+	// RecordCleared notes that what was resolved has left the ledger.
+	RecordCleared struct{ Trade string }
 	// RecordRefund notes what is said of a refund by where it goes to.
 	RecordRefund struct {
 		Refund string
@@ -75,6 +79,8 @@ func (Expire) command()             {}
 func (RecordPosted) command()       {}
 func (RecordApplied) command()      {}
 func (RequestRefund) command()      {}
+func (ResolveTrade) command()       {}
+func (RecordCleared) command()      {}
 func (RecordRefund) command()       {}
 func (RedirectRefund) command()     {}
 func (RecordRefundPosted) command() {}
@@ -138,6 +144,16 @@ type (
 		Reason string    `json:"reason,omitempty"`
 		Look   time.Time `json:"look"`
 	}
+	// TradeResolved says that money which was not asked for was given back outside.
+	TradeResolved struct {
+		Trade  string `json:"trade"`
+		By     string `json:"by"`
+		Reason string `json:"reason"`
+	}
+	// TradeCleared says that what was resolved has left the ledger.
+	TradeCleared struct {
+		Trade string `json:"trade"`
+	}
 	// RefundProcessing says that the channel takes its time.
 	RefundProcessing struct {
 		Refund string `json:"refund"`
@@ -172,6 +188,8 @@ func (Expired) event()          {}
 func (Posted) event()           {}
 func (Applied) event()          {}
 func (RefundRequested) event()  {}
+func (TradeResolved) event()    {}
+func (TradeCleared) event()     {}
 func (RefundProcessing) event() {}
 func (RefundSucceeded) event()  {}
 func (RefundFailed) event()     {}
@@ -190,6 +208,8 @@ func Types() []event.Type {
 		event.Of[Posted]("payment.posted"),
 		event.Of[Applied]("payment.applied"),
 		event.Of[RefundRequested]("payment.refund_requested"),
+		event.Of[TradeResolved]("payment.trade_resolved"),
+		event.Of[TradeCleared]("payment.trade_cleared"),
 		event.Of[RefundProcessing]("payment.refund_processing"),
 		event.Of[RefundSucceeded]("payment.refund_succeeded"),
 		event.Of[RefundFailed]("payment.refund_failed"),

@@ -26,6 +26,10 @@
 // told. They are recorded last, so a process that was cut off begins again and
 // finds each step done or not (commands.Shop).
 //
+// Money that can't go back by a refund (it came in another currency, or by another
+// channel) is given back by a person, at the channel. ResolveTrade records that it
+// was, so that it leaves the ledger too (TestWhatWasSettledOutsideIsResolved).
+//
 // Splits say whose the money is: they are fixed when it is asked for, and sum to
 // it. An order that is cancelled later does not change them; its share goes back.
 package payment
@@ -88,7 +92,9 @@ type Trade struct {
 	Mismatch string `json:"mismatch,omitempty"` // why it is not what was asked for
 	Channel  string `json:"channel,omitempty"`  // where another than the payment's has it
 	Posted   bool   `json:"posted,omitempty"`   // in the ledger
-	Returned bool   `json:"returned,omitempty"` // asked to be given back, where it is a mismatch
+	Returned bool   `json:"returned,omitempty"` // asked to be given back, or resolved, where it is a mismatch
+	Resolved string `json:"resolved,omitempty"` // what became of it outside, by an operator's word
+	Cleared  bool   `json:"cleared,omitempty"`  // what was resolved has left the ledger
 }
 
 // RefundStatus is where a refund stands.

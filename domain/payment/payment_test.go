@@ -176,6 +176,27 @@ func TestMoneyThatWasNotAskedForIsKeptApart(t *testing.T) {
 	})
 }
 
+func TestWhatWasSettledOutsideIsResolved(t *testing.T) {
+	yen := payment.Mismatched{Trade: "u", Channel: "alipay", Amount: 700, Currency: "JPY", Reason: "wrong_currency"}
+	resolve := payment.ResolveTrade{Trade: "u", By: "ann", Reason: "given back at the counter"}
+	resolved := payment.TradeResolved(resolve)
+	wrong := after(pending, yen)
+	given(t, wrong...).When(resolve).Then(resolved)
+	given(t, after(wrong, resolved)...).When(payment.RecordCleared{Trade: "u"}).Then(payment.TradeCleared{Trade: "u"})
+	given(t, after(wrong, resolved, payment.TradeCleared{Trade: "u"})...).When(payment.RecordCleared{Trade: "u"}).Then()
+	refuse(t, []refusal{
+		{"once", after(wrong, resolved), resolve, domain.Conflict, "already_returned"},
+		{"for a reason", wrong, payment.ResolveTrade{Trade: "u", By: "ann"}, domain.Invalid, "no_reason"},
+		{"what was asked for is not resolved", paid, payment.ResolveTrade{Trade: "t", By: "ann", Reason: "x"}, domain.NotFound, "unknown_trade"},
+		{"nothing leaves the ledger that is not resolved", wrong, payment.RecordCleared{Trade: "u"}, domain.Conflict, "unknown_trade"},
+		{
+			"what was resolved does not go back as well", after(paid, payment.Mismatched{Trade: "u", Channel: "alipay", Amount: 5, Currency: "CNY", Reason: "wrong_amount"}, resolved),
+			payment.RequestRefund{Refund: "u", Trade: "u", Amount: 5},
+			domain.Conflict, "already_returned",
+		},
+	})
+}
+
 func TestRefundsNeverExceedWhatCame(t *testing.T) {
 	requested := after(paid, wanted)
 	done := after(requested, payment.RefundSucceeded{Refund: "1.1"})
@@ -251,7 +272,11 @@ func wishes() *rapid.Generator[command] {
 	way := rapid.SampledFrom([]payment.Way{payment.ToChannel, payment.ToBalance, "x"})
 	status := rapid.SampledFrom([]payment.RefundStatus{payment.RefundIsProcessing, payment.RefundIsDone, payment.RefundIsRefused, "x"})
 	return rapid.Custom(func(t *rapid.T) command {
-		switch rapid.IntRange(0, 12).Draw(t, "command") {
+		switch rapid.IntRange(0, 14).Draw(t, "command") {
+		case 13:
+			return payment.ResolveTrade{Trade: number.Draw(t, "trade"), By: "a", Reason: "x"}
+		case 14:
+			return payment.RecordCleared{Trade: number.Draw(t, "trade")}
 		case 0:
 			return payment.RecordAsked{Instruction: json.RawMessage(`{}`), Look: until}
 		case 1, 2:
@@ -316,7 +341,7 @@ func TestDecisionsAlwaysReplay(t *testing.T) {
 				t.Fatalf("the clone changed with the original (-want +got):\n%s", diff)
 			}
 			past = append(past, events...)
-			if twice, _ := payment.Decider.Decide(live, c); len(twice) > 0 {
+			if twice, refused := payment.Decider.Decide(live, c); refused == nil && len(twice) > 0 {
 				t.Fatalf("%#v counts twice: %v", c, twice)
 			}
 			var came, back int64

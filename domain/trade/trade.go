@@ -16,6 +16,7 @@ package trade
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -30,13 +31,17 @@ type Trade struct {
 	Payment  string `json:"payment,omitempty"`
 	Amount   int64  `json:"amount,omitempty"`
 	Currency string `json:"currency,omitempty"`
-	Orphan   string `json:"orphan,omitempty"` // why it belongs to no payment
-	Posted   bool   `json:"posted,omitempty"` // an orphan's money is in the ledger
+	Orphan   string `json:"orphan,omitempty"`   // why it belongs to no payment
+	Posted   bool   `json:"posted,omitempty"`   // an orphan's money is in the ledger
+	Resolved string `json:"resolved,omitempty"` // what became of an orphan's money, by an operator's word
+	Cleared  bool   `json:"cleared,omitempty"`  // and it has left the ledger
 	Differed int    `json:"differed,omitempty"`
 }
 
 // maxDiffered bounds what is recorded of a channel that contradicts itself.
 const maxDiffered = 20
+
+const maxText = 500
 
 // ID names a trade's stream after its category.
 func ID(channel, number string) string {
@@ -63,11 +68,17 @@ type (
 	Orphan struct{ Reason string }
 	// RecordPosted notes that an orphan's money is in the ledger.
 	RecordPosted struct{}
+	// Resolve says what became of an orphan's money: it was given back at the channel.
+	Resolve struct{ By, Reason string }
+	// RecordCleared notes that it has left the ledger.
+	RecordCleared struct{}
 )
 
-func (See) command()          {}
-func (Orphan) command()       {}
-func (RecordPosted) command() {}
+func (See) command()           {}
+func (Orphan) command()        {}
+func (RecordPosted) command()  {}
+func (Resolve) command()       {}
+func (RecordCleared) command() {}
 
 // Event is a fact: it is never refused, only found impossible.
 //
@@ -96,12 +107,21 @@ type (
 	}
 	// Posted says that an orphan's money is in the ledger.
 	Posted struct{}
+	// Resolved says what became of an orphan's money.
+	Resolved struct {
+		By     string `json:"by"`
+		Reason string `json:"reason"`
+	}
+	// Cleared says that it has left the ledger.
+	Cleared struct{}
 )
 
 func (Seen) event()     {}
 func (Differed) event() {}
 func (Orphaned) event() {}
 func (Posted) event()   {}
+func (Resolved) event() {}
+func (Cleared) event()  {}
 
 // Types lists the events as they are stored.
 func Types() []event.Type {
@@ -110,6 +130,8 @@ func Types() []event.Type {
 		event.Of[Differed]("trade.differed"),
 		event.Of[Orphaned]("trade.orphaned"),
 		event.Of[Posted]("trade.posted"),
+		event.Of[Resolved]("trade.resolved"),
+		event.Of[Cleared]("trade.cleared"),
 	}
 }
 
@@ -133,8 +155,30 @@ func decide(t Trade, c Command) ([]Event, error) {
 			return nil, domain.Refuse(domain.Conflict, "no_orphan", "The trade's payment has posted it.")
 		}
 		return []Event{Posted(c)}, nil
+	case Resolve:
+		return t.resolve(c)
+	case RecordCleared:
+		if t.Cleared {
+			return nil, nil
+		}
+		if t.Resolved == "" {
+			return nil, domain.Refuse(domain.Conflict, "not_resolved", "Nobody said what became of it.")
+		}
+		return []Event{Cleared(c)}, nil
 	}
 	return nil, nil
+}
+
+func (t Trade) resolve(c Resolve) ([]Event, error) {
+	switch {
+	case c.Reason == "":
+		return nil, domain.Refuse(domain.Invalid, "no_reason", "Say what became of it.")
+	case t.Orphan == "":
+		return nil, domain.Refuse(domain.Conflict, "no_orphan", "The trade belongs to payment %s.", t.Payment)
+	case t.Resolved != "":
+		return nil, domain.Refuse(domain.Conflict, "already_returned", "It was resolved before: %s", t.Resolved)
+	}
+	return []Event{Resolved(c)}, errors.Join(domain.CheckText("/by", c.By, maxText), domain.CheckText("/reason", c.Reason, maxText))
 }
 
 func (t Trade) see(c See) ([]Event, error) {
@@ -173,6 +217,16 @@ func evolve(t Trade, e Event) (Trade, error) {
 			return t, fmt.Errorf("trade %s was posted before, or is no orphan", t.Trade)
 		}
 		t.Posted = true
+	case Resolved:
+		if t.Resolved != "" || t.Orphan == "" || e.Reason == "" {
+			return t, fmt.Errorf("trade %s was resolved before, is no orphan, or for no reason", t.Trade)
+		}
+		t.Resolved = e.Reason
+	case Cleared:
+		if t.Cleared || t.Resolved == "" {
+			return t, fmt.Errorf("trade %s was cleared before, or is not resolved", t.Trade)
+		}
+		t.Cleared = true
 	}
 	return t, nil
 }

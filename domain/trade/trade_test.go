@@ -47,6 +47,18 @@ func TestMoneyForNobodyIsOnRecord(t *testing.T) {
 	given(t).When(trade.Orphan{Reason: "x"}).ThenRefused(domain.NotFound, "unknown_trade")
 }
 
+func TestAnOrphanIsResolvedByWord(t *testing.T) {
+	orphaned, resolved := trade.Orphaned{Reason: "unknown_payment"}, trade.Resolved{By: "ann", Reason: "given back"}
+	given(t, seen, orphaned).When(trade.Resolve(resolved)).Then(resolved)
+	given(t, seen, orphaned, resolved).When(trade.Resolve(resolved)).ThenRefused(domain.Conflict, "already_returned")
+	given(t, seen).When(trade.Resolve(resolved)).ThenRefused(domain.Conflict, "no_orphan")
+	given(t, seen, orphaned).When(trade.Resolve{By: "ann"}).ThenRefused(domain.Invalid, "no_reason")
+	given(t, seen, orphaned, resolved).When(trade.RecordCleared{}).Then(trade.Cleared{})
+	given(t, seen, orphaned, resolved, trade.Cleared{}).When(trade.RecordCleared{}).Then()
+	given(t, seen, orphaned).When(trade.RecordCleared{}).ThenRefused(domain.Conflict, "not_resolved")
+	given(t).When(trade.Resolve(resolved)).ThenRefused(domain.NotFound, "unknown_trade")
+}
+
 func TestNonsenseIsNoTrade(t *testing.T) {
 	for _, c := range []trade.See{
 		{Trade: "t", Amount: 1, Currency: "CNY"}, {Channel: "a", Amount: 1, Currency: "CNY"},
@@ -68,6 +80,11 @@ func TestNonsenseIsNoTrade(t *testing.T) {
 		{seen, trade.Orphaned{Reason: "x"}, trade.Orphaned{Reason: "x"}},
 		{trade.Seen{Channel: "a", Trade: "t"}},
 		{seen, trade.Orphaned{Reason: "x"}, trade.Posted{}, trade.Posted{}},
+		{seen, trade.Resolved{Reason: "x"}},
+		{seen, trade.Cleared{}},
+		{seen, trade.Orphaned{Reason: "x"}, trade.Resolved{}},
+		{seen, trade.Orphaned{Reason: "x"}, trade.Resolved{Reason: "x"}, trade.Resolved{Reason: "x"}},
+		{seen, trade.Orphaned{Reason: "x"}, trade.Resolved{Reason: "x"}, trade.Cleared{}, trade.Cleared{}},
 	} {
 		if _, err := trade.Decider.Fold(trade.Trade{}, past...); err == nil {
 			t.Errorf("%v was believed", past)
@@ -87,7 +104,11 @@ func TestAStreamIsNamedByChannelAndNumber(t *testing.T) {
 
 func TestDecisionsAlwaysReplay(t *testing.T) {
 	wish := rapid.Custom(func(t *rapid.T) trade.Command {
-		switch rapid.IntRange(0, 3).Draw(t, "command") {
+		switch rapid.IntRange(0, 5).Draw(t, "command") {
+		case 4:
+			return trade.Resolve{By: "a", Reason: "x"}
+		case 5:
+			return trade.RecordCleared{}
 		case 0:
 			return trade.Orphan{Reason: "x"}
 		case 1:

@@ -96,6 +96,12 @@ func TestWhatIsSaidOfMoneyFitsTheDocument(t *testing.T) {
 	refused("already_returned", 409, "POST", at+"/returns", `{"trade":"t-2"}`)
 	refused("not_returnable", 409, "POST", at+"/returns", `{"trade":"t-3"}`)
 	refused("unknown_trade", 404, "POST", at+"/returns", `{"trade":"t-1"}`)
+	resolve := "/v1/channels/till/trades/"
+	must(200, "POST", resolve+"t-3/resolve", `{"reason":"given back at the till"}`)
+	must(200, "POST", resolve+"t-4/resolve", `{"reason":"given back at the till","by":"ops"}`)
+	refused("already_returned", 409, "POST", resolve+"t-4/resolve", `{"reason":"twice"}`)
+	refused("unknown_trade", 404, "POST", resolve+"t-9/resolve", `{"reason":"of nobody"}`)
+	refused("missing_field", 400, "POST", resolve+"t-9/resolve", `{}`)
 	must(404, "POST", "/v1/payments/nobody/returns", `{"trade":"t-1"}`)
 	redirect := at + "/refunds/" + id + ".1/redirect"
 	w.settlePayment(paying)

@@ -36,6 +36,7 @@ var pathParameters = map[string]object{
 	"payment_id": {"$ref": "#/components/schemas/ID"},
 	"refund":     {"$ref": "#/components/schemas/ID"},
 	"channel":    {"$ref": "#/components/schemas/Channel"},
+	"trade":      {"type": "string", "minLength": 1, "maxLength": 100},
 	"parcel":     {"type": "integer", "minimum": 1},
 }
 
@@ -169,6 +170,15 @@ func paymentOperations() []operation {
 			details: "In the channel's own form, signed as the channel signs, and answered in the channel's own words. It is told that all is well once what it said is on record, and not before; what it says again changes nothing.",
 			headers: []string{"traceparent"}, body: "Foreign", status: 200, answer: "Foreign", foreign: true,
 			slugs: []string{"404 unknown_channel", tooLarge},
+		},
+		{
+			method: "post", path: "/v1/channels/{channel}/trades/{trade}/resolve", id: "resolveTrade", tag: "payments",
+			summary: "Say that money which nobody asked for was given back at its channel",
+			details: "It leaves the ledger by this. Money that a refund can give back goes by returnTrade.",
+			headers: []string{"Idempotency-Key!", "Cartwright-At", "traceparent"}, body: "TradeResolution", status: 200, answer: "TradeResolved", token: true,
+			slugs: []string{
+				"400" + badKey + badHead + badBody + " invalid_channel", "404 unknown_trade", "409 already_returned conflict", stale, tooLarge, notJSON, reused,
+			},
 		},
 		returns, redirect,
 	}

@@ -166,6 +166,7 @@ var catalogue = map[string]string{
 	"already_captured":    "The payment is captured already",
 	"already_returned":    "The trade was given back",
 	"no_orphan":           "The trade belongs to a payment",
+	"not_resolved":        "Nobody said what became of it",
 	"not_captured":        "The payment is not captured",
 	"not_parked":          "This is not parked",
 	"not_returnable":      "The trade can only be given back at its channel",
