@@ -863,3 +863,48 @@ func TestAStreamThatIsDueForAnotherReasonIsNotKeptWaiting(t *testing.T) {
 		t.Errorf("it is due anew, and waits: %+v", r)
 	}
 }
+
+// counting counts appends by stream.
+type counting struct {
+	commands.Store
+	mu      sync.Mutex
+	appends map[string]int
+}
+
+func (c *counting) Append(ctx context.Context, stream string, after event.Revision, events []event.Recorded) error {
+	c.mu.Lock()
+	c.appends[stream]++
+	c.mu.Unlock()
+	return c.Store.Append(ctx, stream, after, events)
+}
+
+func TestABalancePaymentIsTwoAppendsOfTheBuyersAndOneAnOrder(t *testing.T) {
+	w := openTill(t)
+	id, orders := w.checkout()
+	c := &counting{Store: w.store, appends: map[string]int{}}
+	shop := w.process(c)
+	_, err := shop.Pay(w.ctx(), named("p"), id, nil)
+	w.must(err)
+	paid := c.appends["account-"+buyer]
+	for _, o := range orders {
+		if got := c.appends["order-"+o]; got != 1 {
+			t.Errorf("%d appends to order %s", got, o)
+		}
+		w.must(shop.Settle(w.ctx(), o))
+	}
+	// Each order's money is captured by itself, since each is a journal of its own.
+	if settled := c.appends["account-"+buyer] - paid; paid != 1 || settled != len(orders) {
+		t.Errorf("%d appends to the buyer's account to pay, %d to settle %d orders", paid, settled, len(orders))
+	}
+}
+
+func TestACallbackIsTwoAppends(t *testing.T) {
+	w := openTill(t)
+	id, _ := w.checkout()
+	p := w.start(id)
+	c := &counting{Store: w.store, appends: map[string]int{}}
+	w.must(w.process(c).Notify(w.ctx(), "bank", w.bank.pay(p.ID, 430, "BRL")))
+	if got := c.appends; len(got) != 2 || got["payment-"+p.ID] != 1 {
+		t.Errorf("appended to %v", got)
+	}
+}
