@@ -526,7 +526,7 @@ func TestACopyToWhereItMayNotWriteEndsAtOnce(t *testing.T) {
 	}
 }
 
-// BenchmarkCopy carries 20,000 events of a shop's size.
+// BenchmarkCopy carries 4,000 events of a shop's size.
 func BenchmarkCopy(b *testing.B) {
 	for _, exact := range []bool{false, true} {
 		b.Run(fmt.Sprintf("exact=%t", exact), func(b *testing.B) {
@@ -534,7 +534,7 @@ func BenchmarkCopy(b *testing.B) {
 			from := open(b, serve(b, place{dir: dir, socket: b.TempDir() + "/n.sock"}).uri)
 			events := 0
 			next := map[string]event.Revision{}
-			for i := range 4000 {
+			for i := range 800 {
 				for _, stream := range []string{fmt.Sprintf("inventory-%d", i%100), fmt.Sprintf("order-%d", i), fmt.Sprintf("account-%d", i%500), fmt.Sprintf("order-%d", i), fmt.Sprintf("inventory-%d", i%100)} {
 					e := storetest.Event("thing.happened", `{"note":"`+strings.Repeat("x", 390)+`"}`)
 					e.Meta = event.Meta{Cause: e.ID, Digest: e.ID, Correlation: fmt.Sprint("c", i), Actor: "anonymous", At: time.Now()}
