@@ -3,11 +3,15 @@ package pebblekv_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"go.uber.org/goleak"
@@ -233,3 +237,41 @@ func (silent) Errorf(string, ...any)                  {}
 func (silent) Fatalf(string, ...any)                  {}
 func (silent) Eventf(context.Context, string, ...any) {}
 func (silent) IsTracingEnabled(context.Context) bool  { return false }
+
+// BenchmarkDue asks what is due, of so many that are pending: a handful is.
+func BenchmarkDue(b *testing.B) {
+	sizes := []int{1_000, 20_000}
+	if os.Getenv("CARTWRIGHT_SOAK") != "" {
+		sizes = append(sizes, 1_000_000)
+	}
+	for _, pending := range sizes {
+		b.Run(fmt.Sprintf("pending=%d", pending), func(b *testing.B) {
+			d, err := pebblekv.NewDeadlines(opened(b))
+			if err != nil {
+				b.Fatal(err)
+			}
+			now := time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+			for docs := range slices.Chunk(pendingTimers(now, pending), 1000) {
+				if err = d.Live().Put(b.Context(), docs); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for b.Loop() {
+				due, err := d.Due(b.Context(), now, 500)
+				if err != nil || len(due) != 10 {
+					b.Fatalf("%d are due: %v", len(due), err)
+				}
+			}
+		})
+	}
+}
+
+// pendingTimers are ten that are due, and others that are not for a while.
+func pendingTimers(now time.Time, n int) []projections.Doc[projections.Timer] {
+	all := make([]projections.Doc[projections.Timer], n)
+	for i := range all {
+		due := now.Add(time.Duration(i-9) * time.Second)
+		all[i] = projections.Doc[projections.Timer]{Stream: "order-" + strconv.Itoa(i), Revision: 1, Body: projections.Timer{Due: due}}
+	}
+	return all
+}
