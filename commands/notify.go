@@ -201,13 +201,17 @@ func (s *Shop) followPayment(ctx context.Context, id string, r event.Recorded) e
 // its share or it is on its way back, and refunds are carried out.
 func (s *Shop) SettlePayment(ctx context.Context, id string) error {
 	p, _, err := s.payments.State(ctx, id)
+	var later []error // of refunds, whose channel may be away
 	for _, step := range []struct {
 		due func(payment.Payment) bool
 		do  func(context.Context, payment.Payment) error
 	}{
 		{unposted, s.postTrades},
 		{unapplied, s.apply},
-		{underWay, s.carryOutRefunds},
+		{underWay, func(ctx context.Context, p payment.Payment) error {
+			later = append(later, s.carryOutRefunds(ctx, p))
+			return nil
+		}},
 		{unpostedRefunds, s.postRefunds},
 		{uncleared, s.clearTrades},
 	} {
@@ -217,7 +221,7 @@ func (s *Shop) SettlePayment(ctx context.Context, id string) error {
 			}
 		}
 	}
-	if err != nil {
+	if err = errors.Join(append(later, err)...); err != nil {
 		return fmt.Errorf("settle payment %s: %w", id, err)
 	}
 	return nil
@@ -396,16 +400,18 @@ func (s *Shop) releaseAgain(ctx context.Context, o order.Order, attempt string) 
 }
 
 // carryOutRefunds asks the channel, or the buyer's account, to take money back.
+// One that can't be carried out just now keeps no other one waiting.
 func (s *Shop) carryOutRefunds(ctx context.Context, p payment.Payment) error {
+	var errs []error
 	for _, r := range p.Refunds {
 		if r.Status != payment.RefundIsRequested && r.Status != payment.RefundIsProcessing {
 			continue
 		}
 		if err := s.carryOutRefund(ctx, p, r); err != nil {
-			return fmt.Errorf("refund %s: %w", r.Key, err)
+			errs = append(errs, fmt.Errorf("refund %s: %w", r.Key, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (s *Shop) carryOutRefund(ctx context.Context, p payment.Payment, r payment.Refund) error {

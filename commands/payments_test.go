@@ -908,3 +908,37 @@ func TestACallbackIsTwoAppends(t *testing.T) {
 		t.Errorf("appended to %v", got)
 	}
 }
+
+func TestARefundThatWaitsHoldsUpNoOther(t *testing.T) {
+	w := openTill(t)
+	id, p := w.paidAndShipped()
+	back := func(name string) {
+		_, err := w.Order(w.ctx(), named(name), id, order.Refund{By: "b", Lines: []order.RefundRequest{{Line: 1, Quantity: 1}}})
+		w.must(err)
+	}
+	w.bank.refuses = true
+	back("first")
+	w.follow()
+	w.bank.refuses = false
+	back("second")
+	w.follow()
+	o := w.order(string(id))
+	if o.Refunds[0].Settled || !o.Refunds[1].Settled {
+		t.Fatalf("got %+v", o.Refunds)
+	}
+	w.balances(map[string]int64{escrow: 320, clearing: -320})
+
+	// Nor does one of which the bank says nothing, not even to what goes elsewhere.
+	_, err := w.RedirectRefund(w.ctx(), named("home"), p.ID, payment.RedirectRefund{Refund: string(id) + ".1", To: payment.ToBalance})
+	w.must(err)
+	_, err = w.Order(w.ctx(), named("third"), orderid.ID(w.order(string(id)).Siblings[0].Order), order.Refund{By: "b"})
+	w.must(err)
+	w.bank.away = func() error { return errAway }
+	w.must(w.Settle(w.ctx(), w.order(string(id)).Siblings[0].Order))
+	if err = w.SettlePayment(w.ctx(), p.ID); domain.CodeOf(err) != domain.Unavailable {
+		t.Errorf("got %v", err)
+	}
+	if r, _ := w.payment(p.ID).Refund(string(id) + ".1"); !r.Posted {
+		t.Errorf("it waits for another one: %+v", r)
+	}
+}

@@ -220,8 +220,12 @@ func (s *Shop) settleRefunds(ctx context.Context, o order.Order) error {
 		if err := s.refundMoney(ctx, o, refund); err != nil {
 			return err
 		}
-		if back, err := s.refundIsBack(ctx, o, refund); err != nil || !back {
-			return err // the payment's next event brings us here again
+		back, err := s.refundIsBack(ctx, o, refund)
+		if err != nil {
+			return err
+		}
+		if !back {
+			continue // the payment's next event brings us here again; other refunds do not wait for this one
 		}
 		step := fmt.Sprintf("refund/%d/recorded", refund.Refund)
 		if err := s.record(ctx, o, step, order.RecordRefundSettled{Refund: refund.Refund}); err != nil {
