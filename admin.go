@@ -229,6 +229,9 @@ func (s *system) do(ctx context.Context, j job, tell func(news) error) error {
 	also, only := j.aboutProcesses()
 	if also && s.shop != nil {
 		found, err := s.doStuck(ctx, j, tell)
+		if err == nil && only && j.Stream != "" && !found {
+			err = fmt.Errorf("%s: %s is not parked by a process", j.Do, j.Stream)
+		}
 		if err != nil || only {
 			return err
 		}

@@ -109,7 +109,7 @@ func (c channelConfig) wechat(notify string) (payChannel, error) {
 	cfg := wechatpay.Config{
 		Merchant: w.Merchant, App: w.App, Serial: w.Serial, APIv3Key: key, PublicKeyID: w.PublicKeyID, NotifyURL: notify,
 	}
-	err = readFiles(map[string]*[]byte{w.PrivateKey: &cfg.PrivateKey, w.PublicKey: &cfg.PublicKey, w.Certificates: &cfg.Certificates})
+	err = readFiles([]keyFile{{w.PrivateKey, &cfg.PrivateKey}, {w.PublicKey, &cfg.PublicKey}, {w.Certificates, &cfg.Certificates}})
 	if err != nil {
 		return nil, err
 	}
@@ -119,9 +119,12 @@ func (c channelConfig) wechat(notify string) (payChannel, error) {
 func (c channelConfig) alipay(notify string) (payChannel, error) {
 	a := c.Alipay
 	cfg := alipay.Config{App: a.App, Seller: a.Seller, NotifyURL: notify, ReturnURL: a.ReturnURL, URL: a.URL}
-	err := readFiles(map[string]*[]byte{
-		a.PrivateKey: &cfg.PrivateKey, a.PublicKey: &cfg.PublicKey, a.AppCertificate: &cfg.AppCertificate,
-		a.AlipayCertificate: &cfg.AlipayCertificate, a.RootCertificate: &cfg.RootCertificate,
+	err := readFiles([]keyFile{
+		{a.PrivateKey, &cfg.PrivateKey},
+		{a.PublicKey, &cfg.PublicKey},
+		{a.AppCertificate, &cfg.AppCertificate},
+		{a.AlipayCertificate, &cfg.AlipayCertificate},
+		{a.RootCertificate, &cfg.RootCertificate},
 	})
 	if err != nil {
 		return nil, err
@@ -144,13 +147,20 @@ func (c channelConfig) stripe(string) (payChannel, error) {
 	})
 }
 
-// readFiles reads what is named, into where it belongs.
-func readFiles(files map[string]*[]byte) (err error) {
-	for name, into := range files {
-		if name == "" {
+// A keyFile is a file with where its text belongs. One file may be named for
+// several things.
+type keyFile struct {
+	name string
+	into *[]byte
+}
+
+// readFiles reads what is named.
+func readFiles(files []keyFile) (err error) {
+	for _, f := range files {
+		if f.name == "" {
 			continue
 		}
-		if *into, err = os.ReadFile(name); err != nil { //nolint:gosec // the operator names it
+		if *f.into, err = os.ReadFile(f.name); err != nil {
 			return err
 		}
 	}

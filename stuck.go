@@ -47,20 +47,24 @@ func (s *system) doStuck(ctx context.Context, j job, tell func(news) error) (did
 			continue
 		}
 		did = true
+		entry := waiting[stream]
 		switch j.Do {
 		case "redrive":
-			if err := s.shop.Retry(ctx, stream, "operator"); err == nil {
+			err := s.shop.Retry(ctx, stream, "operator")
+			if err == nil {
 				continue
-			} else if ctx.Err() != nil {
+			}
+			if ctx.Err() != nil {
 				return true, err
 			}
+			entry.Reason = err.Error() // why it is stuck now
 		case "drop":
 			if err := s.shop.DropStuck(ctx, stream, j.By, j.Reason); err != nil {
 				return true, err
 			}
 			s.log.WarnContext(ctx, "a parked stream was given up", "view", processView, "stream", stream, "reason", j.Reason, "by", j.By)
 		}
-		errs = append(errs, tell(news{View: processView, Stuck: &stuckNews{stream, waiting[stream]}}))
+		errs = append(errs, tell(news{View: processView, Stuck: &stuckNews{stream, entry}}))
 	}
 	return did, errors.Join(errs...)
 }

@@ -51,7 +51,7 @@ func (s *Shop) post(ctx context.Context, r Request, m move) error {
 // postOutside enters the other leg of a deposit or a withdrawal: the bank's. The
 // account that moved notes that it stands, for the bank's can't remember all.
 func (s *Shop) postOutside(ctx context.Context, id string, r event.Recorded) error {
-	e, err := event.Decode[account.Event](s.accounts.spec.Events, r)
+	e, err := decoded[account.Event](s.accounts.spec.Events, r)
 	if err != nil {
 		return err
 	}

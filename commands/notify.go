@@ -182,7 +182,7 @@ func (s *Shop) followPayment(ctx context.Context, id string, r event.Recorded) e
 	if r.Name != "payment.refund_posted" {
 		return s.SettlePayment(ctx, id)
 	}
-	e, err := event.Decode[payment.RefundPosted](s.payments.spec.Events, r)
+	e, err := decoded[payment.RefundPosted](s.payments.spec.Events, r)
 	if err != nil {
 		return err
 	}

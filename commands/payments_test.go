@@ -942,3 +942,15 @@ func TestARefundThatWaitsHoldsUpNoOther(t *testing.T) {
 		t.Errorf("it waits for another one: %+v", r)
 	}
 }
+
+func TestWhatCannotBeReadDoesNotPass(t *testing.T) {
+	w := openTill(t)
+	for _, r := range []event.Recorded{
+		{Stream: "account-" + buyer, Name: "account.deposited", Version: 9, Data: []byte(`{}`)},
+		{Stream: "payment-1-1", Name: "payment.refund_posted", Version: 1, Data: []byte(`[]`)},
+	} {
+		if err := w.React(w.ctx(), r); err == nil || commands.Passes(err) {
+			t.Errorf("%s: %v", r.Name, err)
+		}
+	}
+}

@@ -20,6 +20,16 @@ func Passes(err error) bool {
 	return !corrupt && (!refused || errors.Is(err, event.ErrConflict))
 }
 
+// decoded is an event that a process follows. One that can't be read stays so,
+// and is no outage.
+func decoded[E any](events *event.Registry, r event.Recorded) (E, error) {
+	e, err := event.Decode[E](events, r)
+	if err != nil {
+		return e, &event.CorruptError{Stream: r.Stream, Revision: r.Revision, Err: err}
+	}
+	return e, nil
+}
+
 // Park puts a stream on the list of those for which the process can't bring
 // about what they call for.
 func (s *Shop) Park(ctx context.Context, r event.Recorded, reason string, tries int) error {
@@ -114,7 +124,7 @@ func (s *Shop) postAllOutside(ctx context.Context, id string) error {
 		if err != nil {
 			return fmt.Errorf("read %s: %w", stream, err)
 		}
-		e, err := event.Decode[account.Event](s.accounts.spec.Events, r)
+		e, err := decoded[account.Event](s.accounts.spec.Events, r)
 		if err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ type Runner struct {
 
 	// Park puts on record what can't be followed up. Nil: everything is tried for ever.
 	Park func(ctx context.Context, e event.Recorded, reason string, tries int) error
-	// Passing tells an error that passes by waiting. One that does not is tried
+	// Passing tells an error that passes by waiting. One that does not, or a panic, is tried
 	// Tries times, and for Patience at least, before it is parked.
 	Passing  func(error) bool
 	Tries    int           // 10 if 0
@@ -137,7 +137,8 @@ func (r *Runner) note(next message.HandlerFunc) message.HandlerFunc {
 // givesUp parks a message whose reaction was refused often and long enough. What
 // can't even be parked is tried again.
 func (r *Runner) givesUp(ctx context.Context, m *message.Message, err error) bool {
-	if r.Park == nil || r.Passing(err) {
+	_, panicked := errors.AsType[middleware.RecoveredPanicError](err)
+	if r.Park == nil || !panicked && r.Passing(err) {
 		return false
 	}
 	first, _ := r.tries.LoadOrStore(m.UUID, &trial{since: time.Now()})
