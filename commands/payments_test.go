@@ -954,3 +954,23 @@ func TestWhatCannotBeReadDoesNotPass(t *testing.T) {
 		}
 	}
 }
+
+func TestGoodsThatWereHeldAgainAreNotSweptFromUnderAPaidOrder(t *testing.T) {
+	w := openTill(t)
+	id, orders := w.checkout()
+	p := w.start(id)
+	_, err := w.Inventory(w.ctx(), named("lost"), "b", inventory.Release{Order: string(id), Attempt: w.order(string(id)).Attempt, Reason: "test"})
+	w.must(err)
+	w.must(w.Notify(w.ctx(), "bank", w.bank.pay(p.ID, 430, "BRL")))
+	w.must(w.SettlePayment(w.ctx(), p.ID)) // pays the orders, and then this process is down for long
+	if w.order(orders[1]).Status != order.StatusPaid {
+		t.Fatal("it is not paid")
+	}
+	w.pass(time.Hour)
+	w.fire()
+	w.follow()
+	if o := w.order(orders[1]); !o.StockCommitted {
+		t.Error("its goods were given away")
+	}
+	w.wantStock("b", 10, 0, 1)
+}

@@ -317,7 +317,34 @@ func (s *Shop) sweepHold(ctx context.Context, sku, id, attempt string) error {
 	if err != nil {
 		return fmt.Errorf("fence attempt %s of %s: %w", attempt, id, err)
 	}
+	// An order that was paid on goods which had to be held again stands on this
+	// attempt all the same.
+	if paid, err := s.settledIfPaid(ctx, id, sku); err != nil || paid {
+		return err
+	}
 	return s.release(ctx, sku, inventory.Release{Order: id, Attempt: attempt, Reason: "abandoned"})
+}
+
+// settledIfPaid brings about what the orders of a checkout call for that want this
+// SKU and were paid, if there are any.
+func (s *Shop) settledIfPaid(ctx context.Context, checkout, sku string) (paid bool, err error) {
+	head, _, err := s.orders.State(ctx, checkout)
+	if err != nil {
+		return false, err
+	}
+	for _, id := range append([]string{checkout}, siblingIDs(head)...) {
+		o, _, err := s.orders.State(ctx, id)
+		if err != nil {
+			return paid, err
+		}
+		if _, wants := soldUnits(o)[sku]; wants && wasPaid(o) && !o.StockCommitted {
+			if err = s.Settle(ctx, id); err != nil {
+				return true, err
+			}
+			paid = true
+		}
+	}
+	return paid, nil
 }
 
 // sweepAccount ends the holds of orders that will never be paid with them.
