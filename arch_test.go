@@ -67,10 +67,11 @@ var doors = map[string]door{
 	"infra/sqliteviews":  {ours: []string{"domain", "projections"}, others: []string{"modernc.org/sqlite", modSync}},
 
 	// Payment channels.
+	"infra/outward":    {ours: []string{"domain"}},
 	"infra/sandboxpay": {ours: []string{"domain", "commands"}, others: []string{"github.com/gofrs/flock", modSync}},
-	"infra/wechatpay":  {ours: []string{"domain", "commands"}, others: []string{"github.com/wechatpay-apiv3/wechatpay-go"}},
-	"infra/alipay":     {ours: []string{"domain", "commands"}, others: []string{"github.com/smartwalle/alipay"}},
-	"infra/stripepay":  {ours: []string{"domain", "commands"}, others: []string{"github.com/stripe/stripe-go"}},
+	"infra/wechatpay":  {ours: []string{"domain", "commands", "infra/outward"}, others: []string{"github.com/wechatpay-apiv3/wechatpay-go"}},
+	"infra/alipay":     {ours: []string{"domain", "commands", "infra/outward"}, others: []string{"github.com/smartwalle/alipay"}},
+	"infra/stripepay":  {ours: []string{"domain", "commands", "infra/outward"}, others: []string{"github.com/stripe/stripe-go"}},
 
 	// The edge of both APIs.
 	"infra/metrics":  {ours: []string{"domain", "projections"}, others: []string{"github.com/prometheus/client_golang"}},

@@ -99,7 +99,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("the gateway of Alipay is a URL, not %q", cfg.URL)
 	}
 	api, err := alipay.New(cfg.App, string(cfg.PrivateKey), false,
-		alipay.WithSandboxGateway(cfg.URL), alipay.WithTimeLocation(beijing()), alipay.WithHTTPClient(outward(cfg.HTTP)))
+		alipay.WithSandboxGateway(cfg.URL), alipay.WithTimeLocation(beijing()), alipay.WithHTTPClient(client(cfg.HTTP)))
 	if err != nil {
 		return nil, errors.New("the application's private key for Alipay is no PEM of an RSA key") // not why: that may quote it
 	}

@@ -1,28 +1,21 @@
 package alipay
 
 import (
-	"bytes"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/smartwalle/alipay/v3"
 
-	"cartwright/domain"
+	"cartwright/infra/outward"
 )
 
-// What we wait for, and how much we take in.
-const (
-	timeout   = 10 * time.Second
-	maxAnswer = 1 << 20
-	maxWords  = 200 // of what Alipay says in an error
-)
+// maxAnswer is how much we take in.
+const maxAnswer = 1 << 20
 
 // A gate takes in answers of this side of 500 and of a size: the SDK looks at
 // neither.
@@ -33,32 +26,17 @@ func (g gate) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	switch err = errors.Join(err, resp.Body.Close()); {
-	case err != nil:
-		return nil, fmt.Errorf("read the answer: %w", err)
-	case resp.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("the answer has status %d", resp.StatusCode)
-	case len(body) > maxAnswer:
-		return nil, fmt.Errorf("an answer of more than %d bytes", maxAnswer)
+	if err = outward.Whole(resp, maxAnswer); err != nil {
+		return nil, err
 	}
-	resp.Body = io.NopCloser(bytes.NewReader(body))
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the answer has status %d", resp.StatusCode)
+	}
 	return resp, nil
 }
 
-func outward(given *http.Client) *http.Client {
-	var client http.Client
-	if given != nil {
-		client = *given
-	}
-	if client.Timeout == 0 {
-		client.Timeout = timeout
-	}
-	if client.Transport == nil {
-		client.Transport = http.DefaultTransport
-	}
-	client.Transport = gate{client.Transport}
-	return &client
+func client(given *http.Client) *http.Client {
+	return outward.Client(given, func(next http.RoundTripper) http.RoundTripper { return gate{next} })
 }
 
 func checkRSA(text []byte) error {
@@ -98,9 +76,9 @@ func isRefusal(e alipay.Error) bool {
 
 // known puts what Alipay has said, signed, into our words.
 func known(doing string, e alipay.Error) error {
-	said := fmt.Sprintf("%s %s: %s", e.Code, e.SubCode, cut(e.SubMsg, maxWords))
+	said := fmt.Sprintf("%s %s: %s", e.Code, e.SubCode, outward.Cut(e.SubMsg, outward.MaxWords))
 	if isRefusal(e) {
-		return domain.Refuse(domain.Rejected, "channel_refused", "Alipay refuses to %s: %s", doing, said)
+		return outward.Refuse("Alipay refuses to %s: %s", doing, said)
 	}
 	return unavailable(doing, errors.New(said))
 }
@@ -112,27 +90,9 @@ func failed(doing string, err error) error {
 		if e == nil {
 			return unavailable(doing, alipay.ErrBadResponse)
 		}
-		return unavailable(doing, fmt.Errorf("unsigned: %s %s: %s", e.Code, e.SubCode, cut(e.SubMsg, maxWords)))
+		return unavailable(doing, fmt.Errorf("unsigned: %s %s: %s", e.Code, e.SubCode, outward.Cut(e.SubMsg, outward.MaxWords)))
 	}
 	return unavailable(doing, err)
 }
 
-func unavailable(doing string, err error) error {
-	return &domain.Error{
-		Code: domain.Unavailable, Reason: "channel_unavailable",
-		Detail: "Alipay cannot be asked just now.", Err: fmt.Errorf("%s: %w", doing, err),
-	}
-}
-
-// refuse says no before Alipay has to.
-func refuse(why string) error {
-	return domain.Refuse(domain.Rejected, "channel_refused", "%s", why)
-}
-
-// cut keeps as much of s as limit bytes have room for, and no half of a letter.
-func cut(s string, limit int) string {
-	if len(s) <= limit {
-		return s
-	}
-	return strings.ToValidUTF8(s[:limit], "")
-}
+func unavailable(doing string, err error) error { return outward.Unavailable("Alipay", doing, err) }

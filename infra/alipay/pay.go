@@ -14,6 +14,7 @@ import (
 	"cartwright/commands"
 	"cartwright/domain"
 	"cartwright/domain/money"
+	"cartwright/infra/outward"
 )
 
 var _ commands.Channel = (*Client)(nil)
@@ -36,7 +37,7 @@ func (c *Client) Ask(ctx context.Context, p commands.Asking) (commands.Instructi
 	}
 	trade := alipay.Trade{
 		NotifyURL: c.notify, ReturnURL: c.back, SellerId: c.seller,
-		Subject: cut(p.Subject, maxSubject), OutTradeNo: outTradeNo(p.Payment), TotalAmount: inYuan(p.Total.Amount), TimeExpire: expires(p),
+		Subject: outward.Cut(p.Subject, maxSubject), OutTradeNo: outTradeNo(p.Payment), TotalAmount: inYuan(p.Total.Amount), TimeExpire: expires(p),
 	}
 	var data map[string]string
 	var err error
@@ -62,13 +63,13 @@ func (c *Client) Ask(ctx context.Context, p commands.Asking) (commands.Instructi
 func check(p commands.Asking) error {
 	switch {
 	case !ourID.MatchString(p.Payment):
-		return refuse("Alipay is given 32 letters, digits and dashes at most for a payment's id.")
+		return outward.Refuse("Alipay is given 32 letters, digits and dashes at most for a payment's id.")
 	case p.Total.Currency != yuan:
-		return refuse("Alipay takes yuan only.")
+		return outward.Refuse("Alipay takes yuan only.")
 	case p.Total.Amount <= 0 || p.Total.Amount > mostFen:
-		return refuse("Alipay takes amounts of a fen to a hundred million yuan.")
+		return outward.Refuse("Alipay takes amounts of a fen to a hundred million yuan.")
 	case p.Subject == "":
-		return refuse("Alipay wants to show the buyer what is paid for.")
+		return outward.Refuse("Alipay wants to show the buyer what is paid for.")
 	}
 	for name, value := range p.Options {
 		switch {
@@ -226,7 +227,7 @@ func tradeNotice(t trade) (commands.Notice, error) {
 		n.Kind = commands.NoticePending
 		return n, nil
 	default:
-		return commands.Notice{}, fmt.Errorf("the status %q is none of Alipay's", cut(t.status, maxWords))
+		return commands.Notice{}, fmt.Errorf("the status %q is none of Alipay's", outward.Cut(t.status, outward.MaxWords))
 	}
 	fen, err := inFen(t.total)
 	if err != nil || t.number == "" {

@@ -10,6 +10,7 @@ import (
 	"cartwright/commands"
 	"cartwright/domain"
 	"cartwright/domain/money"
+	"cartwright/infra/outward"
 )
 
 var refundKey = regexp.MustCompile(`^[0-9A-Za-z.-]{1,64}$`)
@@ -24,7 +25,7 @@ func (c *Client) Refund(ctx context.Context, r commands.Returning) (commands.Not
 		return commands.Notice{}, err
 	}
 	got, err := c.api.TradeRefund(ctx, alipay.TradeRefund{
-		OutTradeNo: outTradeNo(r.Payment), RefundAmount: inYuan(r.Amount.Amount), RefundReason: cut(r.Reason, maxReason), OutRequestNo: r.Key,
+		OutTradeNo: outTradeNo(r.Payment), RefundAmount: inYuan(r.Amount.Amount), RefundReason: outward.Cut(r.Reason, maxReason), OutRequestNo: r.Key,
 	})
 	switch {
 	case err != nil:
@@ -46,13 +47,13 @@ func (c *Client) Refund(ctx context.Context, r commands.Returning) (commands.Not
 func checkRefund(r commands.Returning) error {
 	switch {
 	case !ourID.MatchString(r.Payment):
-		return refuse("Alipay has no payment of that id.")
+		return outward.Refuse("Alipay has no payment of that id.")
 	case !refundKey.MatchString(r.Key):
-		return refuse("Alipay is given 64 letters, digits, dots and dashes at most for a refund's key.")
+		return outward.Refuse("Alipay is given 64 letters, digits, dots and dashes at most for a refund's key.")
 	case r.Amount.Currency != yuan || r.Total.Currency != yuan:
-		return refuse("Alipay gives back yuan only.")
+		return outward.Refuse("Alipay gives back yuan only.")
 	case r.Amount.Amount <= 0 || r.Amount.Amount > r.Total.Amount:
-		return refuse("Alipay gives back more than nothing, and no more than was paid.")
+		return outward.Refuse("Alipay gives back more than nothing, and no more than was paid.")
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ func TestEverySlugIsInTheCatalogue(t *testing.T) {
 	found := 0
 	for _, room := range []string{
 		"domain", "commands", "writeapi", "readapi", "infra/problem", "infra/httpedge", "infra/token",
-		"infra/wechatpay", "infra/alipay", "infra/stripepay", "infra/sandboxpay",
+		"infra/wechatpay", "infra/alipay", "infra/stripepay", "infra/outward", "infra/sandboxpay",
 	} {
 		for slug, places := range slugs(t, filepath.Join("..", "..", room)) {
 			found++

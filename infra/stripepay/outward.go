@@ -1,26 +1,18 @@
 package stripepay
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"strings"
-	"time"
 
 	"github.com/stripe/stripe-go/v84"
 
-	"cartwright/domain"
+	"cartwright/infra/outward"
 )
 
-// What we wait for, and how much we take in.
-const (
-	timeout   = 10 * time.Second
-	maxAnswer = 4 << 20
-	maxWords  = 200 // of what Stripe says in an error
-)
+// maxAnswer is how much we take in.
+const maxAnswer = 4 << 20
 
 // A gate asks on behalf of an account, if there is one. It takes in answers of a
 // size, and none that sends us elsewhere: the SDK would take that for success.
@@ -38,32 +30,17 @@ func (g gate) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	switch err = errors.Join(err, resp.Body.Close()); {
-	case err != nil:
-		return nil, fmt.Errorf("read the answer: %w", err)
-	case resp.StatusCode != http.StatusOK && resp.StatusCode < http.StatusBadRequest:
-		return nil, fmt.Errorf("the answer has status %d", resp.StatusCode)
-	case len(body) > maxAnswer:
-		return nil, fmt.Errorf("an answer of more than %d bytes", maxAnswer)
+	if err = outward.Whole(resp, maxAnswer); err != nil {
+		return nil, err
 	}
-	resp.Body = io.NopCloser(bytes.NewReader(body))
+	if resp.StatusCode != http.StatusOK && resp.StatusCode < http.StatusBadRequest {
+		return nil, fmt.Errorf("the answer has status %d", resp.StatusCode)
+	}
 	return resp, nil
 }
 
-func outward(given *http.Client, account string) *http.Client {
-	var client http.Client
-	if given != nil {
-		client = *given
-	}
-	if client.Timeout == 0 {
-		client.Timeout = timeout
-	}
-	if client.Transport == nil {
-		client.Transport = http.DefaultTransport
-	}
-	client.Transport = gate{account, client.Transport}
-	return &client
+func client(given *http.Client, account string) *http.Client {
+	return outward.Client(given, func(next http.RoundTripper) http.RoundTripper { return gate{account, next} })
 }
 
 // codeOf is Stripe's code in an error, or "".
@@ -100,29 +77,11 @@ func known(doing string, err error) error {
 		}
 		return unavailable(doing, errors.New("the answer cannot be read"))
 	}
-	said := fmt.Sprintf("%s %s: %s", e.Type, e.Code, cut(e.Msg, maxWords))
+	said := fmt.Sprintf("%s %s: %s", e.Type, e.Code, outward.Cut(e.Msg, outward.MaxWords))
 	if isOpen(e) {
 		return unavailable(doing, fmt.Errorf("status %d: %s (request %s)", e.HTTPStatusCode, said, e.RequestID))
 	}
-	return domain.Refuse(domain.Rejected, "channel_refused", "Stripe refuses to %s: %s", doing, said)
+	return outward.Refuse("Stripe refuses to %s: %s", doing, said)
 }
 
-func unavailable(doing string, err error) error {
-	return &domain.Error{
-		Code: domain.Unavailable, Reason: "channel_unavailable",
-		Detail: "Stripe cannot be asked just now.", Err: fmt.Errorf("%s: %w", doing, err),
-	}
-}
-
-// refuse says no before Stripe has to.
-func refuse(format string, args ...any) error {
-	return domain.Refuse(domain.Rejected, "channel_refused", format, args...)
-}
-
-// cut keeps as much of s as limit bytes have room for, and no half of a letter.
-func cut(s string, limit int) string {
-	if len(s) <= limit {
-		return s
-	}
-	return strings.ToValidUTF8(s[:limit], "")
-}
+func unavailable(doing string, err error) error { return outward.Unavailable("Stripe", doing, err) }

@@ -14,6 +14,7 @@ import (
 	"cartwright/commands"
 	"cartwright/domain"
 	"cartwright/domain/money"
+	"cartwright/infra/outward"
 )
 
 var _ commands.Channel = (*Client)(nil)
@@ -63,22 +64,22 @@ func (c *Client) Ask(ctx context.Context, p commands.Asking) (commands.Instructi
 func (c *Client) params(p commands.Asking) (*stripe.PaymentIntentCreateParams, error) {
 	switch {
 	case !ourID.MatchString(p.Payment):
-		return nil, refuse("Stripe is given 32 letters, digits and dashes at most for a payment's id.")
+		return nil, outward.Refuse("Stripe is given 32 letters, digits and dashes at most for a payment's id.")
 	case p.Total.Amount <= 0:
-		return nil, refuse("Stripe takes amounts of more than nothing.")
+		return nil, outward.Refuse("Stripe takes amounts of more than nothing.")
 	case !p.Expires.IsZero() && !c.now().Before(p.Expires):
-		return nil, refuse("The payment has expired.")
+		return nil, outward.Refuse("The payment has expired.")
 	}
 	amount, err := stripes(p.Total)
 	if err != nil {
-		return nil, refuse("%s.", err)
+		return nil, outward.Refuse("%s.", err)
 	}
 	params := &stripe.PaymentIntentCreateParams{
 		Amount: &amount, Currency: new(strings.ToLower(p.Total.Currency)), Metadata: map[string]string{metaPayment: p.Payment},
 	}
 	params.SetIdempotencyKey("payment-" + p.Payment)
 	if p.Subject != "" {
-		params.Description = new(cut(p.Subject, maxText))
+		params.Description = new(outward.Cut(p.Subject, maxText))
 	}
 	for name := range p.Options {
 		if name != "method" {
@@ -224,7 +225,7 @@ func (i intent) notice() (commands.Notice, error) {
 		}
 		n.Kind, n.Money = commands.NoticePaid, m
 	case stripe.PaymentIntentStatusCanceled:
-		n.Kind, n.Note = commands.NoticeFailed, strings.TrimSuffix("canceled: "+cut(i.Why, maxWords), ": ")
+		n.Kind, n.Note = commands.NoticeFailed, strings.TrimSuffix("canceled: "+outward.Cut(i.Why, outward.MaxWords), ": ")
 	case "":
 		return commands.Notice{}, errors.New("an intent without a status")
 	default:

@@ -8,6 +8,7 @@ import (
 
 	"cartwright/commands"
 	"cartwright/domain"
+	"cartwright/infra/outward"
 )
 
 // Refund gives back, or finds what was given back under the key.
@@ -23,9 +24,9 @@ func (c *Client) Refund(ctx context.Context, r commands.Returning) (commands.Not
 	case paid.Trade == "":
 		return commands.Notice{}, unavailable("refund", errors.New("the payment is not found yet"))
 	case paid.Kind != commands.NoticePaid:
-		return commands.Notice{}, refuse("Stripe has not been paid this payment.")
+		return commands.Notice{}, outward.Refuse("Stripe has not been paid this payment.")
 	case paid.Money.Currency != r.Amount.Currency:
-		return commands.Notice{}, refuse("Stripe was paid in %s.", paid.Money.Currency)
+		return commands.Notice{}, outward.Refuse("Stripe was paid in %s.", paid.Money.Currency)
 	}
 	if n, ok, err := c.findRefund(ctx, r, paid.Trade); ok || err != nil {
 		return n, err
@@ -36,14 +37,14 @@ func (c *Client) Refund(ctx context.Context, r commands.Returning) (commands.Not
 func checkRefund(r commands.Returning) (units int64, err error) {
 	switch {
 	case !ourID.MatchString(r.Payment):
-		return 0, refuse("Stripe has no payment of that id.")
+		return 0, outward.Refuse("Stripe has no payment of that id.")
 	case !ourKey.MatchString(r.Key):
-		return 0, refuse("Stripe is given 64 letters, digits, dots and dashes at most for a refund's key.")
+		return 0, outward.Refuse("Stripe is given 64 letters, digits, dots and dashes at most for a refund's key.")
 	case r.Amount.Amount <= 0 || r.Amount.Amount > r.Total.Amount || r.Amount.Currency != r.Total.Currency:
-		return 0, refuse("Stripe gives back more than nothing, and no more than was paid.")
+		return 0, outward.Refuse("Stripe gives back more than nothing, and no more than was paid.")
 	}
 	if units, err = stripes(r.Amount); err != nil {
-		return 0, refuse("%s.", err)
+		return 0, outward.Refuse("%s.", err)
 	}
 	return units, nil
 }
@@ -70,7 +71,7 @@ func (c *Client) refund(ctx context.Context, r commands.Returning, id string, un
 		PaymentIntent: &id, Amount: &units, Metadata: map[string]string{metaPayment: r.Payment, metaRefund: r.Key},
 	}
 	if r.Reason != "" {
-		params.Metadata[metaReason] = cut(r.Reason, maxText)
+		params.Metadata[metaReason] = outward.Cut(r.Reason, maxText)
 	}
 	params.SetIdempotencyKey("refund-" + r.Payment + "-" + r.Key)
 	got, err := c.api.V1Refunds.Create(ctx, params)
@@ -128,7 +129,7 @@ func (b back) notice() (commands.Notice, error) {
 	case stripe.RefundStatusFailed, stripe.RefundStatusCanceled:
 		n.Kind, n.Note = commands.NoticeRefundFailed, b.Status
 		if b.Why != "" {
-			n.Note += ": " + cut(b.Why, maxWords)
+			n.Note += ": " + outward.Cut(b.Why, outward.MaxWords)
 		}
 	default:
 		n.Kind = commands.NoticePending

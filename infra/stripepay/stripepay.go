@@ -102,7 +102,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("the server of Stripe is a URL, not %q", cfg.URL)
 	}
 	backend := stripe.GetBackendWithConfig(stripe.APIBackend, &stripe.BackendConfig{
-		URL: &cfg.URL, HTTPClient: outward(cfg.HTTP, cfg.Account),
+		URL: &cfg.URL, HTTPClient: client(cfg.HTTP, cfg.Account),
 		LeveledLogger:     &stripe.LeveledLogger{Level: stripe.LevelNull}, // errors are handled once, elsewhere
 		MaxNetworkRetries: new(int64(0)),                                  // who asks knows better how often
 		EnableTelemetry:   new(false),

@@ -1,26 +1,18 @@
 package wechatpay
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"strings"
-	"time"
 
 	"github.com/wechatpay-apiv3/wechatpay-go/core"
 
-	"cartwright/domain"
+	"cartwright/infra/outward"
 )
 
-// What we wait for, and how much we take in.
-const (
-	timeout   = 10 * time.Second
-	maxAnswer = 1 << 20
-	maxWords  = 200 // of what WeChat says in an error
-)
+// maxAnswer is how much we take in.
+const maxAnswer = 1 << 20
 
 // A gate sends what the SDK addresses to WeChat's one server to the configured
 // one, and takes answers in whole: the SDK leaves some of them open.
@@ -36,32 +28,17 @@ func (g gate) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err = errors.Join(err, resp.Body.Close()); err != nil {
-		return nil, fmt.Errorf("read the answer: %w", err)
+	if err = outward.Whole(resp, maxAnswer); err != nil {
+		return nil, err
 	}
-	if len(body) > maxAnswer {
-		return nil, fmt.Errorf("an answer of more than %d bytes", maxAnswer)
-	}
-	resp.Body = io.NopCloser(bytes.NewReader(body))
 	return resp, nil
 }
 
-func outward(given *http.Client, to *url.URL) *http.Client {
-	var client http.Client
-	if given != nil {
-		client = *given
-	}
-	if client.Timeout == 0 {
-		client.Timeout = timeout
-	}
-	if client.Transport == nil {
-		client.Transport = http.DefaultTransport
-	}
-	client.Transport = gate{to, client.Transport}
+func client(given *http.Client, to *url.URL) *http.Client {
+	c := outward.Client(given, func(next http.RoundTripper) http.RoundTripper { return gate{to, next} })
 	// WeChat never sends us elsewhere; who does is not WeChat.
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &client
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return c
 }
 
 // Codes of WeChat's that another call reads otherwise than refused.
@@ -102,29 +79,11 @@ func known(doing string, err error) error {
 	if !ok {
 		return unavailable(doing, err)
 	}
-	said := fmt.Sprintf("%s: %s", api.Code, cut(api.Message, maxWords))
+	said := fmt.Sprintf("%s: %s", api.Code, outward.Cut(api.Message, outward.MaxWords))
 	if isOpen(api.StatusCode, api.Code) {
 		return unavailable(doing, fmt.Errorf("status %d: %s (request %s)", api.StatusCode, said, api.Header.Get("Request-Id")))
 	}
-	return domain.Refuse(domain.Rejected, "channel_refused", "WeChat Pay refuses to %s: %s", doing, said)
+	return outward.Refuse("WeChat Pay refuses to %s: %s", doing, said)
 }
 
-func unavailable(doing string, err error) error {
-	return &domain.Error{
-		Code: domain.Unavailable, Reason: "channel_unavailable",
-		Detail: "WeChat Pay cannot be asked just now.", Err: fmt.Errorf("%s: %w", doing, err),
-	}
-}
-
-// refuse says no before WeChat has to.
-func refuse(why string) error {
-	return domain.Refuse(domain.Rejected, "channel_refused", "%s", why)
-}
-
-// cut keeps as much of s as limit bytes have room for, and no half of a letter.
-func cut(s string, limit int) string {
-	if len(s) <= limit {
-		return s
-	}
-	return strings.ToValidUTF8(s[:limit], "")
-}
+func unavailable(doing string, err error) error { return outward.Unavailable("WeChat Pay", doing, err) }

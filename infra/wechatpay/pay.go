@@ -19,6 +19,7 @@ import (
 	"cartwright/commands"
 	"cartwright/domain"
 	"cartwright/domain/money"
+	"cartwright/infra/outward"
 )
 
 var _ commands.Channel = (*Client)(nil)
@@ -55,13 +56,13 @@ func (c *Client) Ask(ctx context.Context, p commands.Asking) (commands.Instructi
 func check(p commands.Asking) error {
 	switch {
 	case !orderNo.MatchString(p.Payment):
-		return refuse("WeChat Pay takes 6 to 32 letters, digits and dashes for a payment's id.")
+		return outward.Refuse("WeChat Pay takes 6 to 32 letters, digits and dashes for a payment's id.")
 	case p.Total.Currency != yuan:
-		return refuse("WeChat Pay takes yuan only.")
+		return outward.Refuse("WeChat Pay takes yuan only.")
 	case p.Total.Amount <= 0:
-		return refuse("WeChat Pay takes amounts of a fen and more.")
+		return outward.Refuse("WeChat Pay takes amounts of a fen and more.")
 	case p.Subject == "":
-		return refuse("WeChat Pay wants to show the buyer what is paid for.")
+		return outward.Refuse("WeChat Pay wants to show the buyer what is paid for.")
 	}
 	for name := range p.Options {
 		switch name {
@@ -92,7 +93,7 @@ func (c *Client) askNative(ctx context.Context, p commands.Asking) (commands.Ins
 	api := native.NativeApiService{Client: c.api}
 	got, _, err := api.Prepay(ctx, native.PrepayRequest{
 		Appid: &c.app, Mchid: &c.merchant, NotifyUrl: &c.notify, OutTradeNo: &p.Payment,
-		Description: new(cut(p.Subject, maxSubject)), TimeExpire: expires(p),
+		Description: new(outward.Cut(p.Subject, maxSubject)), TimeExpire: expires(p),
 		Amount: &native.Amount{Total: &p.Total.Amount, Currency: &p.Total.Currency},
 	})
 	if err != nil {
@@ -112,7 +113,7 @@ func (c *Client) askH5(ctx context.Context, p commands.Asking) (commands.Instruc
 	api := h5.H5ApiService{Client: c.api}
 	got, _, err := api.Prepay(ctx, h5.PrepayRequest{
 		Appid: &c.app, Mchid: &c.merchant, NotifyUrl: &c.notify, OutTradeNo: &p.Payment,
-		Description: new(cut(p.Subject, maxSubject)), TimeExpire: expires(p),
+		Description: new(outward.Cut(p.Subject, maxSubject)), TimeExpire: expires(p),
 		Amount:    &h5.Amount{Total: &p.Total.Amount, Currency: &p.Total.Currency},
 		SceneInfo: &h5.SceneInfo{PayerClientIp: &ip, H5Info: &h5.H5Info{Type: &kind}},
 	})
@@ -130,7 +131,7 @@ func (c *Client) askJSAPI(ctx context.Context, p commands.Asking) (commands.Inst
 	api := jsapi.JsapiApiService{Client: c.api}
 	got, _, err := api.Prepay(ctx, jsapi.PrepayRequest{
 		Appid: &c.app, Mchid: &c.merchant, NotifyUrl: &c.notify, OutTradeNo: &p.Payment,
-		Description: new(cut(p.Subject, maxSubject)), TimeExpire: expires(p),
+		Description: new(outward.Cut(p.Subject, maxSubject)), TimeExpire: expires(p),
 		Amount: &jsapi.Amount{Total: &p.Total.Amount, Currency: &p.Total.Currency},
 		Payer:  &jsapi.Payer{Openid: &openid},
 	})
@@ -155,7 +156,7 @@ func (c *Client) askApp(ctx context.Context, p commands.Asking) (commands.Instru
 	api := app.AppApiService{Client: c.api}
 	got, _, err := api.Prepay(ctx, app.PrepayRequest{
 		Appid: &c.app, Mchid: &c.merchant, NotifyUrl: &c.notify, OutTradeNo: &p.Payment,
-		Description: new(cut(p.Subject, maxSubject)), TimeExpire: expires(p),
+		Description: new(outward.Cut(p.Subject, maxSubject)), TimeExpire: expires(p),
 		Amount: &app.Amount{Total: &p.Total.Amount, Currency: &p.Total.Currency},
 	})
 	if err != nil {
@@ -267,7 +268,7 @@ func paymentNotice(t *payments.Transaction) (commands.Notice, error) {
 		n.Kind = commands.NoticePending
 		return n, nil
 	case "CLOSED", "REVOKED", "PAYERROR":
-		n.Kind, n.Note = commands.NoticeFailed, cut(state+": "+value(t.TradeStateDesc), maxWords)
+		n.Kind, n.Note = commands.NoticeFailed, outward.Cut(state+": "+value(t.TradeStateDesc), outward.MaxWords)
 		return n, nil
 	default:
 		return commands.Notice{}, fmt.Errorf("the state %q is none of WeChat's", state)

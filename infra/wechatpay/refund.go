@@ -12,6 +12,7 @@ import (
 	"cartwright/commands"
 	"cartwright/domain"
 	"cartwright/domain/money"
+	"cartwright/infra/outward"
 )
 
 // refundKey is what our keys are made of. WeChat takes no dot, but takes the
@@ -34,7 +35,7 @@ func (c *Client) Refund(ctx context.Context, r commands.Returning) (commands.Not
 		Amount: &refunddomestic.AmountReq{Refund: &r.Amount.Amount, Total: &r.Total.Amount, Currency: &r.Amount.Currency},
 	}
 	if r.Reason != "" {
-		req.Reason = new(cut(r.Reason, maxReason))
+		req.Reason = new(outward.Cut(r.Reason, maxReason))
 	}
 	got, _, err := api.Create(ctx, req)
 	if err != nil {
@@ -63,13 +64,13 @@ func (c *Client) refused(ctx context.Context, r commands.Returning, refusal erro
 func checkRefund(r commands.Returning) error {
 	switch {
 	case !orderNo.MatchString(r.Payment):
-		return refuse("WeChat Pay has no payment of that id.")
+		return outward.Refuse("WeChat Pay has no payment of that id.")
 	case !refundKey.MatchString(r.Key):
-		return refuse("WeChat Pay takes 64 letters, digits, dots and dashes at most for a refund's key.")
+		return outward.Refuse("WeChat Pay takes 64 letters, digits, dots and dashes at most for a refund's key.")
 	case r.Amount.Currency != yuan || r.Total.Currency != yuan:
-		return refuse("WeChat Pay gives back yuan only.")
+		return outward.Refuse("WeChat Pay gives back yuan only.")
 	case r.Amount.Amount <= 0 || r.Amount.Amount > r.Total.Amount:
-		return refuse("WeChat Pay gives back more than nothing, and no more than was paid.")
+		return outward.Refuse("WeChat Pay gives back more than nothing, and no more than was paid.")
 	}
 	return nil
 }

@@ -116,7 +116,7 @@ func New(cfg Config) (*Client, error) {
 	api, err := core.NewClient(context.Background(),
 		option.WithMerchantCredential(cfg.Merchant, cfg.Serial, key),
 		option.WithVerifier(verifier),
-		option.WithHTTPClient(outward(cfg.HTTP, to)))
+		option.WithHTTPClient(client(cfg.HTTP, to)))
 	if err != nil {
 		return nil, fmt.Errorf("client of WeChat Pay: %w", err)
 	}
