@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/shared"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
@@ -18,6 +19,7 @@ type streamsService struct {
 	streams.UnimplementedStreamsServer
 	store     *store
 	maxAppend int
+	receiving sync.WaitGroup // those that receive for a BatchAppend call
 }
 
 // Append takes the options and then the events of one append.
@@ -33,15 +35,20 @@ func (s *streamsService) Append(call streams.Streams_AppendServer) error {
 	if out.verdict == deleted {
 		return asStatus(refuseDeleted(strings.TrimPrefix(w.stream, metaPrefix)), call.SetTrailer)
 	}
-	return call.SendAndClose(appendAnswer(w, out))
+	if out.verdict == wrongVersion {
+		return call.SendMsg(wrongAnswer(w.expect, out.events))
+	}
+	return call.SendMsg(&successMessage{events: out.events, position: out.position})
 }
 
 // receive reads a request to its end, even one that is refused: the client would
-// take an early answer for a broken connection and not look at it.
+// take an early answer for a broken connection and not look at it. One that goes
+// on for longer than any that could have been taken has no end.
 func (s *streamsService) receive(call grpc.ServerStream) (*write, error) {
 	w := &write{op: opAppend}
 	var m appendMessage
 	var refused error
+	heard := 0
 	for first := true; ; first = false {
 		switch err := call.RecvMsg(&m); {
 		case errors.Is(err, io.EOF):
@@ -52,6 +59,9 @@ func (s *streamsService) receive(call grpc.ServerStream) (*write, error) {
 		case err != nil:
 			return nil, err
 		case refused != nil:
+			if heard += m.length + 1<<10; heard > maxMessage {
+				return nil, refused
+			}
 		case first:
 			refused = w.begin(&m)
 		default:
@@ -67,8 +77,13 @@ func (w *write) begin(m *appendMessage) error {
 	case !m.hasExpectation:
 		return refuseRequest("the request names no expected revision")
 	}
-	w.stream, w.expect = m.stream, m.expect
-	return checkStream(m.stream)
+	w.stream = m.stream
+	if err := checkStream(m.stream); err != nil {
+		return err
+	}
+	var err error
+	w.expect, err = m.expect.check()
+	return err
 }
 
 func checkStream(stream string) error {
@@ -80,52 +95,41 @@ func checkStream(stream string) error {
 	case strings.HasPrefix(stream, metaPrefix+metaPrefix):
 		return refuseRequest("a metadata stream has no metadata: " + stream)
 	}
-	return nil
+	return checkName(stream)
 }
 
 func (w *write) take(m *appendMessage, limit int) error {
-	switch {
-	case !m.hasEvent:
+	if !m.hasEvent {
 		return refuseRequest("the request has something other than events behind its options")
-	case m.badID:
+	}
+	return w.add(&m.event, limit)
+}
+
+// add takes one more event, within the limit.
+func (w *write) add(p *proposed, limit int) error {
+	switch {
+	case p.sent.bad:
 		return refuseRequest("an event's id is not a UUID")
-	case !m.hasKind:
+	case !p.hasKind:
 		return refuseMetadata("type")
-	case !m.typed:
+	case !p.typed:
 		return refuseMetadata("content-type")
 	}
-	w.size += m.event.size()
+	if err := p.check(); err != nil {
+		return err
+	}
+	w.size += p.size()
 	if w.size > limit {
 		w.events = nil
 		return refuseSize(limit)
 	}
-	w.events = append(w.events, m.event)
+	w.events = append(w.events, p.proposal)
 	return nil
-}
-
-func appendAnswer(w *write, out outcome) *streams.AppendResp {
-	if out.verdict == wrongVersion {
-		return &streams.AppendResp{Result: &streams.AppendResp_WrongExpectedVersion_{WrongExpectedVersion: wrongAnswer(w.expect, out.events)}}
-	}
-	success := &streams.AppendResp_Success{}
-	if out.events == 0 {
-		success.CurrentRevisionOption = &streams.AppendResp_Success_NoStream{NoStream: &shared.Empty{}}
-	} else {
-		success.CurrentRevisionOption = &streams.AppendResp_Success_CurrentRevision{CurrentRevision: out.events - 1}
-	}
-	if out.position == 0 {
-		success.PositionOption = &streams.AppendResp_Success_NoPosition{NoPosition: &shared.Empty{}}
-	} else {
-		success.PositionOption = &streams.AppendResp_Success_Position{Position: &streams.AppendResp_Position{
-			CommitPosition: out.position, PreparePosition: out.position,
-		}}
-	}
-	return &streams.AppendResp{Result: &streams.AppendResp_Success_{Success: success}}
 }
 
 // wrongAnswer says what was expected and what is, in the fields of today and in
 // those that clients before 20.10 look at.
-func wrongAnswer(expect expectation, events uint64) *streams.AppendResp_WrongExpectedVersion {
+func wrongAnswer(expect expectation, events uint64) *streams.AppendResp {
 	wrong := &streams.AppendResp_WrongExpectedVersion{}
 	if events == 0 {
 		wrong.CurrentRevisionOption = &streams.AppendResp_WrongExpectedVersion_CurrentNoStream{CurrentNoStream: &shared.Empty{}}
@@ -147,12 +151,12 @@ func wrongAnswer(expect expectation, events uint64) *streams.AppendResp_WrongExp
 		wrong.ExpectedRevisionOption = &streams.AppendResp_WrongExpectedVersion_ExpectedRevision{ExpectedRevision: expect.number}
 		wrong.ExpectedRevisionOption_20_6_0 = &streams.AppendResp_WrongExpectedVersion_ExpectedRevision_20_6_0{ExpectedRevision_20_6_0: expect.number}
 	}
-	return wrong
+	return &streams.AppendResp{Result: &streams.AppendResp_WrongExpectedVersion_{WrongExpectedVersion: wrong}}
 }
 
 // Delete hides all events of a stream, which may be begun again.
 func (s *streamsService) Delete(ctx context.Context, req *streams.DeleteReq) (*streams.DeleteResp, error) {
-	expect, err := expectationOf(req.GetOptions())
+	expect, err := expectationOf(req.GetOptions(), req.GetOptions().GetExpectedStreamRevision() != nil)
 	if err != nil {
 		return nil, asStatus(err, trailerOf(ctx))
 	}
@@ -167,7 +171,7 @@ func (s *streamsService) Delete(ctx context.Context, req *streams.DeleteReq) (*s
 
 // Tombstone ends a stream for ever.
 func (s *streamsService) Tombstone(ctx context.Context, req *streams.TombstoneReq) (*streams.TombstoneResp, error) {
-	expect, err := expectationOf(req.GetOptions())
+	expect, err := expectationOf(req.GetOptions(), req.GetOptions().GetExpectedStreamRevision() != nil)
 	if err != nil {
 		return nil, asStatus(err, trailerOf(ctx))
 	}
@@ -208,7 +212,8 @@ type expecting interface {
 	GetStreamExists() *shared.Empty
 }
 
-func expectationOf[O expecting](options O) (expectation, error) {
+// expectationOf reads an expectation; said tells whether there is one.
+func expectationOf(options expecting, said bool) (expectation, error) {
 	switch {
 	case options.GetAny() != nil:
 		return expectation{kind: expectAny}, nil
@@ -216,8 +221,10 @@ func expectationOf[O expecting](options O) (expectation, error) {
 		return expectation{kind: expectNoStream}, nil
 	case options.GetStreamExists() != nil:
 		return expectation{kind: expectExists}, nil
+	case !said:
+		return expectation{}, refuseRequest("the request names no expected revision")
 	}
-	return expectation{expectNumber, options.GetRevision()}, nil
+	return expectation{expectNumber, options.GetRevision()}.check()
 }
 
 func trailerOf(ctx context.Context) func(metadata.MD) {

@@ -198,13 +198,6 @@ func TestARequestThatMakesNoSenseIsRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	call, err := stub.BatchAppend(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := call.Recv(); status.Code(err) != codes.Unimplemented {
-		t.Errorf("batch append: %v", err)
-	}
 }
 
 func TestDeleteChecksTheRevision(t *testing.T) {

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"cartwright/domain/event"
 	"cartwright/infra/esdbnode"
@@ -101,6 +103,75 @@ func TestABackupIsRefusedWhereItCannotBe(t *testing.T) {
 	}
 }
 
+// TestABackupOnAFullDiskLeavesNothing takes a backup where there is ever less room:
+// it is whole, or it fails and nothing of it is there. The node goes on.
+func TestABackupOnAFullDiskLeavesNothing(t *testing.T) {
+	disk := &smallDisk{FS: vfs.NewMem(), left: 1 << 30}
+	r := start(t, esdbnode.Options{Dir: "log", FS: disk, MemTable: 64 << 10})
+	client := dial(t, r.uri)
+	for range 20 {
+		write(t, client, "s", 20)
+	}
+	failed, taken := 0, 0
+	for room := int64(0); taken == 0; room += 1500 {
+		more := disk.leave(room)
+		_, err := r.node.Backup(t.Context(), "backup")
+		disk.add(more)
+		_, absent := disk.Stat("backup")
+		switch {
+		case err == nil:
+			taken++
+		case !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "back up to backup"):
+			t.Errorf("with room for %d bytes: %v", room, err)
+		case absent == nil:
+			t.Errorf("with room for %d bytes something is left", room)
+		default:
+			failed++
+		}
+		write(t, client, "more", 1)
+	}
+	if failed < 5 {
+		t.Errorf("it failed %d times", failed)
+	}
+	dir := filepath.Join(t.TempDir(), "backup")
+	if _, err := vfs.Clone(disk.FS, vfs.Default, "backup", dir); err != nil {
+		t.Fatal(err)
+	}
+	wantWhole(t, dir, 400+failed)
+}
+
+// TestABackupOfADamagedLogIsNotTakenForAWholeOne changes files of a log while a node
+// has it open, and takes a backup. It has what is there, and Verify tells what is wrong.
+func TestABackupOfADamagedLogIsNotTakenForAWholeOne(t *testing.T) {
+	for _, kind := range []string{"*.log", "MANIFEST-*"} {
+		dir, to := t.TempDir(), filepath.Join(t.TempDir(), "backup")
+		r := start(t, esdbnode.Options{Dir: dir})
+		client := dial(t, r.uri)
+		for range 5 {
+			write(t, client, "s", 5)
+		}
+		files, err := filepath.Glob(filepath.Join(dir, kind))
+		if err != nil || len(files) == 0 {
+			t.Fatal(files, err)
+		}
+		newest := slices.Max(files)
+		info, err := os.Stat(newest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flip(t, newest, info.Size()-20)
+		if _, err = r.node.Backup(t.Context(), to); err != nil {
+			if _, absent := os.Stat(to); absent == nil {
+				t.Errorf("%s: it failed, and is there: %v", kind, err)
+			}
+			continue
+		}
+		if got := foundIn(t, to, 0); len(got) == 0 || !strings.HasPrefix(got[0], "file "+filepath.Base(newest)) {
+			t.Errorf("%s: %q", kind, got)
+		}
+	}
+}
+
 func TestCheckCountsWhatIsThere(t *testing.T) {
 	dir := t.TempDir()
 	r := start(t, esdbnode.Options{Dir: dir})
@@ -142,50 +213,4 @@ func listing(t *testing.T, dir string) string {
 		fmt.Fprintln(&b, n.Name(), info.Size())
 	}
 	return b.String()
-}
-
-// TestCheckFindsDamage changes what is stored behind the node's back.
-func TestCheckFindsDamage(t *testing.T) {
-	event := func(n byte) string { return "e\x00\x00\x00\x00\x00\x00\x00" + string(n) }
-	index := func(n byte) string { return "i\x01s\x00\x00\x00\x00\x00\x00\x00" + string(n) }
-	for name, c := range map[string]struct {
-		damage func(*pebble.DB) error
-		says   string
-	}{
-		"a changed byte": {func(db *pebble.DB) error {
-			value, closer, err := db.Get([]byte(event(2)))
-			if err != nil {
-				return err
-			}
-			changed := append([]byte(nil), value...)
-			changed[len(changed)-1] ^= 1
-			return errors.Join(closer.Close(), db.Set([]byte(event(2)), changed, pebble.Sync))
-		}, "position 2"},
-		"an event that is gone":            {func(db *pebble.DB) error { return db.Delete([]byte(event(2)), pebble.Sync) }, "2 events, 3 of them indexed"},
-		"the newest event is gone":         {func(db *pebble.DB) error { return db.Delete([]byte(event(3)), pebble.Sync) }, "2 events"},
-		"a gap in a stream":                {func(db *pebble.DB) error { return db.Delete([]byte(index(1)), pebble.Sync) }, "stream s goes from 0"},
-		"a stream without its beginning":   {func(db *pebble.DB) error { return db.Delete([]byte(index(0)), pebble.Sync) }, "stream s begins with 1"},
-		"an end that is not in the stream": {func(db *pebble.DB) error { return db.Delete([]byte(index(2)), pebble.Sync) }, "2 of them indexed"},
-		"a stream without a head":          {func(db *pebble.DB) error { return db.Delete([]byte("hs"), pebble.Sync) }, "0 by the heads"},
-		"a damaged head":                   {func(db *pebble.DB) error { return db.Set([]byte("hs"), []byte{1, 0, 0xff}, pebble.Sync) }, "head of s"},
-		"places that run backwards": {func(db *pebble.DB) error {
-			return db.Set([]byte(index(2)), []byte{0, 0, 0, 0, 0, 0, 0, 1}, pebble.Sync)
-		}, "stream s goes from 1"},
-		"a short place": {func(db *pebble.DB) error { return db.Set([]byte(index(2)), []byte{1}, pebble.Sync) }, "index of"},
-	} {
-		dir := t.TempDir()
-		r := start(t, esdbnode.Options{Dir: dir})
-		write(t, dial(t, r.uri), "s", 3)
-		r.stop()
-		db, err := pebble.Open(dir, &pebble.Options{FormatMajorVersion: pebble.FormatTableFormatV6, Logger: silent{}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := errors.Join(c.damage(db), db.Close()); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := esdbnode.Check(t.Context(), dir); err == nil || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("%s: %+v, %v", name, got, err)
-		}
-	}
 }

@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"cartwright/infra/esdbnode"
 )
@@ -45,6 +47,49 @@ func BenchmarkAppend(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkBatchAppend sends one event an append, of as many appends at once as
+// the node takes.
+func BenchmarkBatchAppend(b *testing.B) {
+	call, err := stubs(b, start(b, esdbnode.Options{}).uri).BatchAppend(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	metadata := map[string]string{"type": "order.placed", "content-type": "application/json"}
+	one := func() *streams.BatchAppendReq {
+		id := textID(uuid.New())
+		return &streams.BatchAppendReq{
+			CorrelationId: id, IsFinal: true,
+			Options:          &streams.BatchAppendReq_Options{StreamIdentifier: named("order-" + id.GetString_()), ExpectedStreamPosition: noStream},
+			ProposedMessages: []*streams.BatchAppendReq_ProposedMessage{{Id: id, Metadata: metadata, Data: payload}},
+		}
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	before := cpu(b)
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		for range b.N {
+			if err := call.Send(one()); err != nil {
+				b.Errorf("send: %v", err)
+				return
+			}
+		}
+		if err := call.CloseSend(); err != nil {
+			b.Errorf("end: %v", err)
+		}
+	})
+	for range b.N {
+		if got, err := call.Recv(); err != nil || got.GetSuccess() == nil {
+			b.Fatalf("%v, %v", got, err)
+		}
+	}
+	sending.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
+	b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-µs/append")
+}
+
+var noStream = &streams.BatchAppendReq_Options_NoStream{NoStream: &emptypb.Empty{}}
 
 // cpu is what this process has used so far, client and node together. It is
 // the figure to compare on a machine that does other things meanwhile.

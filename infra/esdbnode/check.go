@@ -1,5 +1,10 @@
 package esdbnode
 
+import (
+	"math"
+	"strconv"
+)
+
 // An expectation is what an append says about the stream it goes to.
 type expectation struct {
 	kind   expectKind
@@ -23,6 +28,18 @@ func (e expectation) events() uint64 {
 	return 0
 }
 
+// check reads the one number that is none: clients send it for no stream at all.
+func (e expectation) check() (expectation, error) {
+	switch {
+	case e.kind != expectNumber || e.number <= math.MaxInt64:
+		return e, nil
+	case e.number == math.MaxUint64:
+		return expectation{kind: expectNoStream}, nil
+	default:
+		return e, refuseRequest("the expected revision " + strconv.FormatUint(e.number, 10) + " is out of range")
+	}
+}
+
 // exact tells whether the expectation names one revision and no other.
 func (e expectation) exact() bool { return e.kind == expectNumber || e.kind == expectNoStream }
 
@@ -44,9 +61,12 @@ func (tx *batch) check(w *write, h head) (v verdict, events, position uint64, er
 		return deleted, 0, 0, nil
 	case w.expect.kind == expectExists && h.softDeleted():
 		return deleted, 0, 0, nil
-	case w.expect.kind == expectExists && h == head{}:
-		return wrongVersion, 0, 0, nil
-	case !w.expect.exact():
+	case h.events == 0 && (w.expect.kind == expectExists || w.op == opDelete):
+		if described, err := tx.described(w.stream); err != nil || !described {
+			return wrongVersion, 0, 0, err // nothing is there, not even metadata
+		}
+	}
+	if !w.expect.exact() {
 		v, events, position = tx.checkLoosely(w)
 		return v, events, position, nil
 	}
@@ -83,8 +103,9 @@ func (tx *batch) checkLoosely(w *write) (v verdict, events, position uint64) {
 // checkRepeat compares an append that is behind the head with what the stream
 // has at that place. It reads the log, so a repeat of any age is known.
 func (tx *batch) checkRepeat(w *write, h head, from uint64) (v verdict, events, position uint64, err error) {
-	if w.op != opAppend {
-		return wrongVersion, 0, 0, nil
+	again := w.expect.kind == expectNoStream && h.softDeleted() // a deleted stream may be begun again
+	if w.op != opAppend && again {
+		return accepted, 0, 0, nil
 	}
 	for i, e := range w.events {
 		number := from + uint64(i)
@@ -94,20 +115,27 @@ func (tx *batch) checkRepeat(w *write, h head, from uint64) (v verdict, events, 
 			return 0, 0, 0, err
 		case ok && r.id == e.id:
 			events, position = number+1, r.position
-		case i == 0 && w.expect.kind == expectNoStream && h.softDeleted():
-			return accepted, 0, 0, nil // a deleted stream may be begun again
+		case i == 0 && again:
+			return accepted, 0, 0, nil
 		default:
 			return wrongVersion, 0, 0, nil
 		}
 	}
 	if len(w.events) == 0 {
-		return accepted, 0, 0, nil
+		return wrongVersion, 0, 0, nil // what brings nothing repeats nothing
 	}
 	return repeated, events, position, nil
 }
 
-// recent remembers the ids of the newest events appended without a revision.
-// Appends at an exact revision need no memory: the log itself tells.
+// described tells whether a stream has metadata.
+func (tx *batch) described(stream string) (bool, error) {
+	h, err := tx.head(metaPrefix + stream)
+	return err == nil && h.events > 0, err
+}
+
+// recent remembers the ids of the newest events, whatever revision was expected
+// of them, for repeats that expect none. Repeats at an exact revision need no
+// memory: the log itself tells.
 type recent struct {
 	max        int
 	young, old map[[16]byte]place

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/gossip"
+	"github.com/EventStore/EventStore-Client-Go/v4/protos/shared"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -125,12 +126,8 @@ func (g *guard) digest(password string) []byte {
 // to where gRPC shakes hands.
 type entrance struct {
 	net.Listener
-	guard *guard
-}
-
-type arrival struct {
-	net.Conn
-	guard *guard
+	guard     *guard
+	strangers *strangers
 }
 
 func (e entrance) Accept() (net.Conn, error) {
@@ -138,7 +135,9 @@ func (e entrance) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return arrival{conn, e.guard}, nil
+	a := &arrival{Conn: conn, guard: e.guard, strangers: e.strangers}
+	e.strangers.add(a)
+	return a, nil
 }
 
 // doorkeeper shakes hands as each connection's door has it. gRPC takes one kind
@@ -148,19 +147,19 @@ type doorkeeper struct{}
 var errNoClient = errors.New("a node calls nobody")
 
 func (doorkeeper) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	a, ok := conn.(arrival)
+	a, ok := conn.(*arrival)
 	if !ok {
 		return nil, nil, fmt.Errorf("a connection of type %T came through no door", conn)
 	}
 	if a.guard.creds == nil {
-		return a.Conn, entry{guard: a.guard}, nil
+		return a, entry{guard: a.guard, arrival: a}, nil
 	}
-	secured, info, err := a.guard.creds.ServerHandshake(a.Conn)
+	secured, info, err := a.guard.creds.ServerHandshake(a)
 	if err != nil {
 		return nil, nil, err
 	}
 	shown, _ := info.(credentials.TLSInfo)
-	return secured, entry{guard: a.guard, certificate: commonName(shown.State)}, nil
+	return secured, entry{guard: a.guard, arrival: a, certificate: commonName(shown.State)}, nil
 }
 
 func (doorkeeper) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
@@ -186,6 +185,7 @@ func commonName(state tls.ConnectionState) string {
 // An entry is what is known of a connection.
 type entry struct {
 	guard       *guard
+	arrival     *arrival
 	certificate string // the user that a verified certificate names
 }
 
@@ -206,7 +206,17 @@ const (
 	openGossip   = "/event_store.client.gossip.Gossip/"
 	openFeatures = "/event_store.client.server_features.ServerFeatures/"
 	readMethod   = "/event_store.client.streams.Streams/Read"
+
+	consumeMethod = "/event_store.client.persistent_subscriptions.PersistentSubscriptions/Read"
+	infoMethod    = "/event_store.client.persistent_subscriptions.PersistentSubscriptions/GetInfo"
+	listMethod    = "/event_store.client.persistent_subscriptions.PersistentSubscriptions/List"
 )
+
+// reads tells whether a call changes nothing. To consume from a persistent
+// subscription changes how far it came.
+func reads(method string) bool {
+	return method == readMethod || method == infoMethod || method == listMethod
+}
 
 // admit says whether a call may be made by whom it comes from.
 func admit(ctx context.Context, method string) error {
@@ -214,6 +224,7 @@ func admit(ctx context.Context, method string) error {
 	if !ok {
 		return &refusal{code: codes.Internal, text: "the call came through no door"}
 	}
+	e.arrival.meet()
 	if e.guard.creds == nil || strings.HasPrefix(method, openGossip) || strings.HasPrefix(method, openFeatures) {
 		return nil
 	}
@@ -222,7 +233,7 @@ func admit(ctx context.Context, method string) error {
 	case err != nil:
 		e.guard.log.InfoContext(ctx, "a call without valid credentials was refused", "method", method, "from", addressOf(ctx))
 		return err
-	case e.guard.readOnly[user] && method != readMethod:
+	case e.guard.readOnly[user] && !reads(method):
 		return &refusal{
 			codes.PermissionDenied, metadata.Pairs("exception", "access-denied"),
 			"access denied: " + user + " may only read",
@@ -283,7 +294,10 @@ func admitUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle
 
 func admitStream(srv any, call grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 	if err := admit(call.Context(), info.FullMethod); err != nil {
-		if info.IsClientStream && !info.IsServerStream {
+		switch {
+		case info.FullMethod == consumeMethod:
+			_ = call.RecvMsg(&shared.Empty{}) // what the client sends first, or it would not look at the answer either
+		case info.IsClientStream && !info.IsServerStream:
 			hearOut(call)
 		}
 		return asStatus(err, call.SetTrailer)
@@ -296,6 +310,6 @@ func admitStream(srv any, call grpc.ServerStream, info *grpc.StreamServerInfo, h
 func hearOut(call grpc.ServerStream) {
 	var m appendMessage
 	for heard := 0; heard < maxMessage && call.RecvMsg(&m) == nil; {
-		heard += m.event.size() + 1<<10
+		heard += m.length + 1<<10
 	}
 }

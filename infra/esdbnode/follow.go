@@ -7,7 +7,10 @@ import (
 	"math"
 )
 
-var errStreamDeleted = errors.New("stream is deleted")
+var (
+	errStreamDeleted = errors.New("stream is deleted")
+	errNoStream      = errors.New("there is no such stream")
+)
 
 // A watcher is told what a subscription finds, in the order of the log.
 type watcher interface {
@@ -26,6 +29,8 @@ type follower struct {
 	match   func(*record) (bool, error)
 	// interval is how many events are looked at between two checkpoints, 0 for none.
 	interval uint64
+
+	place *follows // tells the figures how far it is
 
 	next    uint64 // the position to look at next
 	looked  uint64 // since the last checkpoint
@@ -113,8 +118,10 @@ func (f *follower) catchUpAll(ctx context.Context) error {
 }
 
 func (f *follower) deliver(records []record) error {
+	f.store.meters.read(len(records))
 	for i := range records {
 		r := &records[i]
+		f.place.at.Store(r.position - 1)
 		f.next = r.position + 1
 		f.looked++
 		ok, err := f.match(r)
@@ -132,6 +139,7 @@ func (f *follower) deliver(records []record) error {
 			}
 		}
 	}
+	f.place.at.Store(f.next - 1)
 	return nil
 }
 
@@ -158,14 +166,16 @@ func (s *store) goingOn(ctx context.Context) error {
 
 // followAll follows the whole log behind a position.
 func (s *store) followAll(ctx context.Context, after uint64, match func(*record) bool, interval uint64, w watcher) error {
-	f := &follower{store: s, watcher: w, interval: interval, next: after + 1}
+	f := &follower{store: s, watcher: w, interval: interval, next: after + 1, place: s.meters.follow(ofAll, after)}
+	defer s.meters.leave(f.place)
 	f.match = func(r *record) (bool, error) { return match == nil || match(r), nil }
 	return f.run(ctx, f.catchUpAll)
 }
 
 // followStream follows one stream from a number on.
 func (s *store) followStream(ctx context.Context, stream string, from uint64, w watcher) error {
-	f := &follower{store: s, watcher: w, next: 1}
+	f := &follower{store: s, watcher: w, next: 1, place: s.meters.follow(ofStream, 0)}
+	defer s.meters.leave(f.place)
 	f.match = func(r *record) (bool, error) {
 		switch {
 		case r.stream != stream || r.number < from:
@@ -179,14 +189,22 @@ func (s *store) followStream(ctx context.Context, stream string, from uint64, w 
 	return f.run(ctx, func(ctx context.Context) error {
 		end := s.tail.last()
 		f.next = end + 1
-		return s.readStream(ctx, slice{stream: stream, from: from, to: math.MaxInt64, limit: math.MaxInt, end: end}, func(r *record) error {
+		err := s.readStream(ctx, slice{stream: stream, from: from, to: math.MaxInt64, limit: math.MaxInt, end: end}, func(r *record) error {
+			f.place.at.Store(r.position - 1)
 			from = r.number + 1
 			return w.event(r)
 		})
+		f.place.at.Store(end)
+		if errors.Is(err, errNoStream) {
+			return nil // not yet
+		}
+		return err
 	})
 }
 
-// readStream gives what a stream shows of a slice to each, page by page.
+// readStream gives what a stream shows of a slice to each, page by page, all of
+// it as it was at one moment: that of its head (TestAReadSeesAStreamAtOneMoment).
+// It fails with errNoStream where there is none.
 func (s *store) readStream(ctx context.Context, sl slice, each func(*record) error) error {
 	h, err := s.shown(sl.stream)
 	switch {
@@ -194,8 +212,12 @@ func (s *store) readStream(ctx context.Context, sl slice, each func(*record) err
 		return err
 	case h.tombstone:
 		return fmt.Errorf("%s: %w", sl.stream, errStreamDeleted)
-	case h.events == 0:
-		return nil
+	case h.gone():
+		return fmt.Errorf("%s: %w", sl.stream, errNoStream)
+	}
+	sl.end = min(sl.end, h.position)
+	if err = s.reach(ctx, sl.end); err != nil {
+		return err
 	}
 	sl.from, sl.to = max(sl.from, h.first()), min(sl.to, h.events-1)
 	sl.oldest = s.oldest(h.limits)
@@ -210,6 +232,7 @@ func (s *store) readStream(ctx context.Context, sl slice, each func(*record) err
 		if page, next, more, err = s.read(ctx, sl, page[:0]); err != nil {
 			return err
 		}
+		s.meters.read(len(page))
 		if err = eachOf(page, each); err != nil {
 			return err
 		}
@@ -222,6 +245,26 @@ func (s *store) readStream(ctx context.Context, sl slice, each func(*record) err
 		}
 	}
 	return nil
+}
+
+// reach waits until readers of the whole log see a position that is committed:
+// the writer makes heads known a moment before. Without the wait an event would
+// be missing where its stream says it is, and whoever has read it in its stream
+// would not find it in the log.
+func (s *store) reach(ctx context.Context, position uint64) error {
+	for {
+		_, end, grown, _ := s.tail.from(position, nil)
+		if end >= position {
+			return nil
+		}
+		select {
+		case <-grown:
+		case <-s.closing:
+			return errClosing
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // readAll gives the events of a span to each, page by page.
@@ -238,6 +281,7 @@ func (s *store) readAll(ctx context.Context, sp span, each func(*record) error) 
 		if page, next, more, err = s.scan(ctx, sp, page[:0]); err != nil {
 			return err
 		}
+		s.meters.read(len(page))
 		if err = eachOf(page, each); err != nil {
 			return err
 		}

@@ -107,33 +107,51 @@ const metadataKey = "$tb"
 
 // parseLimits reads a stream's metadata. What is not understood limits nothing,
 // as in EventStoreDB: metadata is a user's event and must not stop the stream.
+// One limit that is no whole number makes all of it not understood, and keys are
+// what they are to the letter, which encoding/json would not insist on.
 func parseLimits(data string) limits {
-	var m struct {
-		MaxCount *int64 `json:"$maxCount"`
-		MaxAge   *int64 `json:"$maxAge"` // seconds
-		Before   *int64 `json:"$tb"`
-	}
-	if json.Unmarshal([]byte(data), &m) != nil {
+	m, ok := parseObject(data)
+	before, ok1 := wholeNumber(m, metadataKey)
+	maxCount, ok2 := wholeNumber(m, "$maxCount")
+	maxAge, ok3 := wholeNumber(m, "$maxAge") // seconds
+	if !ok || !ok1 || !ok2 || !ok3 {
 		return limits{}
 	}
 	return limits{
-		before:   positive(m.Before),
-		maxCount: positive(m.MaxCount),
-		maxAge:   time.Duration(min(positive(m.MaxAge), uint64(math.MaxInt64/time.Second))) * time.Second,
+		before:   before,
+		maxCount: maxCount,
+		maxAge:   time.Duration(min(maxAge, uint64(math.MaxInt64/time.Second))) * time.Second,
 	}
 }
 
-func positive(n *int64) uint64 {
-	if n == nil || *n < 0 {
-		return 0
+// limiting is what an event of a metadata stream says about its stream: nothing,
+// unless it was sent as JSON.
+func (p *proposal) limiting() string {
+	if !p.json {
+		return ""
 	}
-	return uint64(*n)
+	return p.data
+}
+
+func parseObject(data string) (m map[string]json.RawMessage, ok bool) {
+	err := json.Unmarshal([]byte(data), &m)
+	return m, err == nil && m != nil
+}
+
+// wholeNumber gives a limit, and 0 where there is none or one below zero.
+func wholeNumber(m map[string]json.RawMessage, key string) (n uint64, ok bool) {
+	text, ok := m[key]
+	if !ok {
+		return 0, true
+	}
+	v, err := strconv.ParseInt(string(text), 10, 64)
+	return uint64(max(v, 0)), err == nil
 }
 
 // withTruncateBefore gives the metadata with another $tb and all else as it was.
 func withTruncateBefore(data string, before uint64) string {
-	m := map[string]json.RawMessage{}
-	if data != "" && json.Unmarshal([]byte(data), &m) != nil || m == nil {
+	m, ok := parseObject(data)
+	if !ok {
 		m = map[string]json.RawMessage{}
 	}
 	m[metadataKey] = json.RawMessage(strconv.FormatUint(before, 10))

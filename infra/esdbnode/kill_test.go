@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,67 +27,119 @@ import (
 )
 
 // TestWhatWasAcknowledgedSurvivesTheLossOfAllThatWasNotSynced takes the power
-// away: it copies the files in the middle of concurrent appends, without
-// anything that no fsync has covered, and opens the copy.
+// away: it copies the files in the middle of concurrent appends, without what no
+// fsync has covered, or with some pieces of it, and opens the copy. There are a
+// table and another write-ahead log every few appends.
 func TestWhatWasAcknowledgedSurvivesTheLossOfAllThatWasNotSynced(t *testing.T) {
-	disk := vfs.NewCrashableMem()
-	store := openStore(t, start(t, esdbnode.Options{Dir: "var/lib/log", FS: disk}).uri)
-	ctx, stop := context.WithTimeout(t.Context(), patience)
+	rounds := 2
+	if soak() {
+		rounds = 100
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	p := &powerless{disk: vfs.NewCrashableMem(), rng: rand.New(rand.NewPCG(seed, 0)), acknowledged: map[string]event.Revision{}}
+	p.store = openStore(t, start(t, esdbnode.Options{Dir: "var/lib/log", FS: p.disk, MemTable: 256 << 10}).uri)
+	ctx, stop := context.WithTimeout(t.Context(), time.Duration(rounds)*patience)
 	defer stop()
-	var mu sync.Mutex
-	acknowledged := map[string]event.Revision{}
 	var wg sync.WaitGroup
 	for w := range 8 {
-		wg.Go(func() {
-			stream := fmt.Sprintf("s-%d", w)
-			for after := event.Revision(0); store.Append(ctx, stream, after, storetest.Events(2)) == nil; {
-				after += 2
-				mu.Lock()
-				acknowledged[stream] = after
-				mu.Unlock()
-			}
-		})
+		wg.Go(func() { p.append(ctx, fmt.Sprintf("s-%d", w)) })
 	}
-	for crash := range 5 {
-		for total := event.Revision(0); total < event.Revision(200*(crash+1)) && ctx.Err() == nil; {
-			time.Sleep(time.Millisecond) // between two looks
-			mu.Lock()
-			total = 0
-			for _, n := range acknowledged {
-				total += n
-			}
-			mu.Unlock()
+	wg.Go(func() { p.follow(ctx) })
+	for range rounds {
+		for _, percent := range []int{0, 10, 50, 90, 100} {
+			copied, known, seen := p.crash(ctx, t, percent)
+			wantChecked(t, copied)
+			checkCopy(t, copied, known, seen)
 		}
-		mu.Lock()
-		known := maps.Clone(acknowledged)
-		mu.Unlock()
-		copied := disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 0})
-		checkCopy(t, copied, known)
 	}
 	stop()
 	wg.Wait()
-	if err := store.Close(); err != nil {
+	if err := p.store.Close(); err != nil {
 		t.Error(err)
 	}
 }
 
-func checkCopy(t *testing.T, disk *vfs.MemFS, known map[string]event.Revision) {
+// powerless is a log whose disk is copied while it is written.
+type powerless struct {
+	disk  *vfs.MemFS
+	rng   *rand.Rand
+	store *esdbstore.Store
+
+	mu           sync.Mutex
+	acknowledged map[string]event.Revision
+	total        event.Revision
+	seen         []event.Recorded // by a subscriber
+}
+
+func (p *powerless) append(ctx context.Context, stream string) {
+	for after := event.Revision(0); ; {
+		events := storetest.Events(2)
+		events[0].Data = []byte(`"` + strings.Repeat("x", 2000) + `"`)
+		if p.store.Append(ctx, stream, after, events) != nil {
+			return
+		}
+		after += 2
+		p.mu.Lock()
+		p.acknowledged[stream] = after
+		p.total += 2
+		p.mu.Unlock()
+	}
+}
+
+func (p *powerless) follow(ctx context.Context) {
+	for n, err := range p.store.Follow(ctx, 0) {
+		if err != nil {
+			return
+		}
+		if n.Event.Name != "" {
+			p.mu.Lock()
+			p.seen = append(p.seen, n.Event)
+			p.mu.Unlock()
+		}
+	}
+}
+
+// crash waits for some more appends and gives a copy of the disk, with what is
+// known of it.
+func (p *powerless) crash(ctx context.Context, t *testing.T, percent int) (copied *vfs.MemFS, known map[string]event.Revision, seen []event.Recorded) {
+	t.Helper()
+	p.mu.Lock()
+	enough := p.total + event.Revision(100+p.rng.IntN(200))
+	p.mu.Unlock()
+	until(t, "some more are acknowledged", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		known, seen = maps.Clone(p.acknowledged), slices.Clone(p.seen)
+		return p.total >= enough || ctx.Err() != nil
+	})
+	return p.disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: p.rng}), known, seen
+}
+
+func checkCopy(t *testing.T, disk *vfs.MemFS, known map[string]event.Revision, seen []event.Recorded) {
 	t.Helper()
 	r := start(t, esdbnode.Options{Dir: "var/lib/log", FS: disk})
 	defer r.stop()
 	store := openStore(t, r.uri)
-	for stream, revisions := range known {
-		got := event.Revision(0)
-		for e, err := range store.Load(t.Context(), stream, 0) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got++; e.Revision != got {
-				t.Fatalf("%s: revision %d where %d is next", stream, e.Revision, got)
-			}
+	at := map[uint64]string{}
+	got := map[string]event.Revision{}
+	for e, err := range store.All(t.Context(), 0) {
+		if err != nil {
+			t.Fatal(err)
 		}
-		if got < revisions || got%2 != 0 {
-			t.Fatalf("%s: %d events were acknowledged, two at a time, %d are there", stream, revisions, got)
+		at[e.Position] = e.ID
+		if got[e.Stream]++; e.Revision != got[e.Stream] || e.Position != uint64(len(at)) {
+			t.Fatalf("%s: revision %d where %d is next, at position %d of %d", e.Stream, e.Revision, got[e.Stream], e.Position, len(at))
+		}
+	}
+	for stream, revisions := range known {
+		if n := got[stream]; n < revisions || n%2 != 0 {
+			t.Fatalf("%s: %d events were acknowledged, two at a time, %d are there", stream, revisions, n)
+		}
+	}
+	for _, e := range seen {
+		if at[e.Position] != e.ID {
+			t.Fatalf("a subscriber saw %s at %d, where now is %q", e.ID, e.Position, at[e.Position])
 		}
 	}
 	if err := store.Close(); err != nil {
@@ -144,91 +197,30 @@ func TestNothingAcknowledgedIsLostByKill9(t *testing.T) {
 	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	c := &crash{t: t, rng: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), socket: filepath.Join(t.TempDir(), "n.sock")}
-	c.inOwnProcess(func() { c.store = openStore(t, "unix://"+c.socket) })
-	for round := range rounds {
-		c.round(round)
+	c := &crash{t: t, dir: t.TempDir(), socket: filepath.Join(t.TempDir(), "n.sock")}
+	known := &storetest.Killed{Rand: rand.New(rand.NewPCG(seed, 0))}
+	var store *esdbstore.Store
+	c.inOwnProcess(func() { store = openStore(t, "unix://"+c.socket) })
+	for range rounds {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		known.Round(ctx, store, 8, c.startChild(ctx))
+		c.inOwnProcess(func() {
+			events, unanswered := known.Check(ctx, t, store, true)
+			t.Logf("%d events, %d appends without an answer", events, unanswered)
+		})
+		cancel()
 	}
 	c.inOwnProcess(func() {
-		if err := c.store.Close(); err != nil {
+		if err := store.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// A crash is a log that is killed again and again, and what is known of it.
+// A crash is a folder with a log whose process is killed again and again.
 type crash struct {
 	t           *testing.T
-	rng         *rand.Rand
 	dir, socket string
-	store       *esdbstore.Store
-	writers     []*writer
-	seen        []event.Recorded // by the subscriber
-	before      []event.Recorded // the whole log after the round before
-}
-
-// A writer appends to a stream of its own.
-type writer struct {
-	stream       string
-	acknowledged []event.Recorded
-	pending      []event.Recorded // sent, with no answer yet
-}
-
-func (c *crash) round(round int) {
-	for w := range 8 {
-		c.writers = append(c.writers, &writer{stream: fmt.Sprintf("round%d-%d", round, w)})
-	}
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	kill := c.startChild(ctx)
-	var wg sync.WaitGroup
-	writing, stop := context.WithCancel(ctx)
-	defer stop()
-	running := make(chan struct{})
-	for i, w := range c.writers[len(c.writers)-8:] {
-		rng := rand.New(rand.NewPCG(c.rng.Uint64(), uint64(i)))
-		wg.Go(func() { w.run(writing, c.store, rng, running) })
-	}
-	wg.Go(func() { c.watch(writing) })
-	<-running
-	time.Sleep(time.Duration(20+c.rng.IntN(250)) * time.Millisecond) // the moment of the crash is the point
-	kill()
-	stop()
-	wg.Wait()
-	c.inOwnProcess(c.check)
-}
-
-// run appends until it gets no answer, and tells of each that it does get.
-func (w *writer) run(ctx context.Context, store *esdbstore.Store, rng *rand.Rand, running chan struct{}) {
-	for {
-		w.pending = storetest.Events(1 + rng.IntN(5))
-		if err := store.Append(ctx, w.stream, event.Revision(len(w.acknowledged)), w.pending); err != nil {
-			return
-		}
-		w.acknowledged = append(w.acknowledged, w.pending...)
-		w.pending = nil
-		select {
-		case running <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// watch remembers what the log shows before the crash.
-func (c *crash) watch(ctx context.Context) {
-	after := uint64(0)
-	if n := len(c.before); n > 0 {
-		after = c.before[n-1].Position
-	}
-	c.seen = nil
-	for n, err := range c.store.Follow(ctx, after) {
-		if err != nil {
-			return
-		}
-		if n.Event.Name != "" {
-			c.seen = append(c.seen, n.Event)
-		}
-	}
 }
 
 // startChild runs a node in a process of its own and gives what kills it.
@@ -278,87 +270,6 @@ func (c *crash) inOwnProcess(do func()) {
 	if err := errors.Join(node.Close(ctx), <-served); err != nil {
 		c.t.Fatal(err)
 	}
-}
-
-func (c *crash) check() {
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	for _, w := range c.writers {
-		w.check(ctx, c.t, c.store)
-	}
-	all := c.readLog(ctx)
-	for i, e := range c.before {
-		if all[i].ID != e.ID || all[i].Position != e.Position {
-			c.t.Fatalf("position %d was %s, is %s at %d", e.Position, e.ID, all[i].ID, all[i].Position)
-		}
-	}
-	byPosition := map[uint64]string{}
-	for i, e := range all {
-		byPosition[e.Position] = e.ID
-		if e.Position != uint64(i)+1 {
-			c.t.Fatalf("event %d of the log has position %d", i+1, e.Position)
-		}
-	}
-	for _, e := range c.seen {
-		if byPosition[e.Position] != e.ID {
-			c.t.Fatalf("a subscriber saw %s at %d, where now is %q", e.ID, e.Position, byPosition[e.Position])
-		}
-	}
-	c.before = all
-	c.t.Logf("%d events in the log, %d seen before the crash", len(all), len(c.seen))
-}
-
-func (c *crash) readLog(ctx context.Context) []event.Recorded {
-	var all []event.Recorded
-	for {
-		all = all[:0]
-		var failed error
-		for e, err := range c.store.All(ctx, 0) {
-			if failed = err; err == nil {
-				all = append(all, e)
-			}
-		}
-		if failed == nil {
-			return all
-		}
-		if ctx.Err() != nil {
-			c.t.Fatal(failed)
-		}
-	}
-}
-
-// check wants all that was acknowledged, in order and without a gap, and behind
-// it the append that had no answer: whole or not at all.
-func (w *writer) check(ctx context.Context, t *testing.T, store *esdbstore.Store) {
-	t.Helper()
-	var got []event.Recorded
-	for failed := error(nil); ; {
-		got, failed = got[:0], nil
-		for e, err := range store.Load(ctx, w.stream, 0) {
-			if failed = err; err == nil {
-				got = append(got, e)
-			}
-		}
-		if failed == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			t.Fatal(failed)
-		}
-	}
-	want := w.acknowledged
-	if len(got) > len(want) {
-		want = append(slices.Clip(want), w.pending...)
-	}
-	if len(got) != len(want) {
-		t.Fatalf("%s has %d events, %d were acknowledged and %d had no answer", w.stream, len(got), len(w.acknowledged), len(w.pending))
-	}
-	for i, e := range got {
-		if e.ID != want[i].ID || e.Revision != event.Revision(i)+1 {
-			t.Fatalf("%s: event %d is %s revision %d, want %s", w.stream, i+1, e.ID, e.Revision, want[i].ID)
-		}
-	}
-	w.acknowledged, w.pending = want, nil
 }
 
 func openStore(t *testing.T, uri string) *esdbstore.Store {

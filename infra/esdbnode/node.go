@@ -5,9 +5,9 @@
 //
 // What is acknowledged is on disk: every answer to an append comes after the
 // fsync that covers it (TestWhatWasAcknowledgedSurvivesTheLossOfAllThatWasNotSynced,
-// TestNothingAcknowledgedIsLostByKill9). Appends that arrive while an fsync is
-// under way share the next one. What is not acknowledged yet is not shown either,
-// so no reader is ever ahead of the log.
+// TestNothingAcknowledgedIsLostByKill9, TestNothingAcknowledgedIsLostByKillingANode).
+// Appends that arrive while an fsync is under way share the next one. What is not acknowledged yet is not shown either,
+// so no reader is ever ahead of the log (TestNothingIsShownBeforeItIsOnDisk).
 //
 // # Why
 //
@@ -18,7 +18,25 @@
 // One writer: the expected revision is checked, against what is committed and
 // against what is queued before, in the one goroutine that appends. A lock per
 // stream would let appends run in parallel, but there is one disk to fsync, and
-// group commit is what carries the load (BenchmarkAppend).
+// group commit is what carries the load (BenchmarkAppend). While one commit is on
+// its way to the disk, the writer decides what has come meanwhile, against that one
+// too, and fills the next; an answer waits for all that it rests on
+// (TestWritersOfOneBatchSeeEachOther). What waits for the writer is bounded: past
+// 64 MiB the disk is too slow for what comes, and the answer is Unavailable
+// (TestADiskThatIsTooSlowIsNotWaitedForInMemory).
+//
+// BatchAppend saves what a call of its own costs an append, which is most of it
+// (BenchmarkBatchAppend): many appends go through one call, each refused or done
+// for itself (TestWhatIsWrongWithAnAppendOfABatchIsToldAndEndsNothing), and written
+// in the order in which they became whole (TestABatchIsWrittenInItsOrder). What a
+// client may leave unfinished is bounded (TestAClientCannotBeginWithoutEnd), in time
+// as well, by two seconds, as in EventStoreDB
+// (TestAnAppendThatIsNotFinishedInTimeIsToldSo).
+//
+// All of it together looks to its clients as if it did one thing at a time: a
+// stream answers appends, deletions and reads in an order that agrees with the
+// clock, repeats and lost answers included, and so does $all
+// (TestTheNodeIsLinearizable, and TestAHistoryThatCannotBeIsFound for the checker).
 //
 // Readers are never handed anything: they read from the log, from memory near its
 // end and from disk behind that. A queue per subscriber would need a bound and
@@ -32,13 +50,87 @@
 // (TestOnlyUsersAreLetIn). An append that is refused is read to its end first, or
 // the client would report a broken connection instead of the refusal.
 //
+// What a client sends is bounded before it is believed: its messages, an append,
+// names and types, patterns, and how many calls it has open
+// (TestTenThousandCallsOfOneClient, TestAnAppendWithoutEndIsEnded). The decoder of
+// appends reads what the generated types would (FuzzAppendMessage). What could not
+// be told to readers is not taken (TestNamesThatCannotBeToldAreRefused). Whoever
+// connects and never calls does not keep a node from closing
+// (TestConnectionsThatSayNothingStopNobody).
+//
 // A backup is a checkpoint of Pebble's, taken between two commits without
 // stopping them, so it is the log as it was at one moment
-// (TestABackupUnderLoadIsAWholeLog). Check reads a log that nobody has open and
-// finds what has changed on the disk (TestCheckFindsDamage).
+// (TestABackupUnderLoadIsAWholeLog). Verify reads a log that nobody has open and
+// finds what has changed on the disk (TestCheckFindsDamage,
+// TestAFlippedByteInAFileIsToldWithItsPlace, TestNoByteOfALogChangesUnnoticed). A
+// node on such a log tells so whoever asks for what is damaged, and serves the rest
+// (TestADamagedFileIsToldNotServed); a write-ahead log that can't be read and goes
+// on is not opened, since Pebble would take the damage for its end
+// (TestALogThatWouldLoseItsEndIsNotOpened). Logs of every format there was are kept
+// and read by every later version (TestALogOfEveryFormatIsRead).
 //
-// Positions count events from 1 and are not byte offsets as in EventStoreDB.
-// They are opaque there, and contiguous here until something is scavenged.
+// A disk that fills up stops appends and nothing else: they are answered
+// Unavailable at once, those under way too, whose outcome is then unknown and
+// which may be sent again with the same ids. When there is room again they go on
+// (TestAFullDiskStopsAppendsAndNothingElse, TestNoRoomForOneFileOfTheLogIsWaitedFor).
+// A disk that is too slow for what comes in is not waited for without bound
+// (TestADiskThatIsTooSlowIsNotWaitedForInMemory). Before that a reserve is kept, which
+// only what makes room may use (TestAReserveIsLeftForWhatMakesRoom). An fsync that
+// fails, or any other error of the disk, ends the process: what is on the disk is
+// then known only to who reads it anew (TestAnFsyncThatFailsEndsTheProcess).
+//
+// A byte that has changed on the disk is not served but told, as DataLoss to
+// whoever reads it. All that Pebble reads has checksums; but it takes the first
+// place that makes no sense in a write-ahead log, or in its list of tables, for
+// the end of the file, and goes on without what is behind. So a file of our own,
+// WITNESS, says how much of these was synced and what it was, and a folder that
+// does not agree is not opened, which would change it
+// (TestAFlippedByteIsToldAndNeverServed). What was synced in the tenth of a second
+// before a kill or a power failure is not in it yet.
+//
+// It never says what a crash could make untrue: a file is in it only once it was
+// synced, and out of it before it is removed or used again. So a log that crashed,
+// at whatever moment, is opened and whole
+// (TestACrashAtAnyOperationLosesNothingAndIsOpened). Where the witness is itself what
+// is wrong, say because somebody put older files back, there is a way around it: keep
+// a copy of the folder, see what verify finds, and remove WITNESS. What is there is
+// then the log, and a new witness begins (TestWhoRemovesTheWitnessOpensWhatIsThere). A
+// write-ahead log that is refused without it too has to be cut off at the byte that
+// the refusal names; what stood behind that is gone (TestALogThatWasCutOffIsOpened).
+//
+// # Where it differs from EventStoreDB
+//
+// It was held against the source of 24.10 and of its clients. What it does
+// otherwise, it does for a reason.
+//
+// Positions count events from 1 and are not byte offsets. They are opaque there,
+// and contiguous here until something is scavenged.
+//
+// A request that makes no sense is answered InvalidArgument, with what is wrong
+// with it, where the server has an exception and answers Unknown
+// (TestARequestThatMakesNoSenseIsRefused, TestAReadThatMakesNoSenseIsRefused).
+// Names and types are UTF-8, without NUL and of up to 4 KiB; the server takes all,
+// and makes one stream of two whose names are no UTF-8
+// (TestNamesThatCannotBeToldAreRefused). In trailers, names that are not ASCII are
+// percent-encoded, since a header could not bring them.
+//
+// A stream's $acl is kept and told, and nobody is held to it: who was let in by a
+// door may do everything (TestMetadataIsKeptToTheLetter). Metadata goes with its
+// stream and is not deleted by itself.
+//
+// An append waits for the disk as long as its caller does; the server gives up
+// after two seconds, with an outcome that is as unknown. An append of nothing
+// changes nothing, where the server brings a deleted stream back by it
+// (TestAnAppendOfNothingIsCheckedToo). Where a deleted stream begins again, its new
+// metadata stands before its new events in the log, and not behind them, so that
+// whoever follows the log never sees events of a stream that is deleted.
+//
+// A repeat at no revision is known if it is among the newest 16,000 events, and by
+// the node that wrote them; the server counts these by bytes
+// (TestARepeatThatNamesNoRevisionIsKnownAmongTheNewest).
+//
+// Patterns of filters are Go's, in time linear to the text: no look-around and no
+// back-references, which are refused (TestPatternsWithoutLinearTimeAreRefused).
 //
 // # Scavenging
 //
@@ -81,11 +173,14 @@ import (
 	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/gossip"
+	pb "github.com/EventStore/EventStore-Client-Go/v4/protos/persistent"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/serverfeatures"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
+
+	"cartwright/infra/esdbnode/persistent"
 )
 
 // Options say where a node keeps its log. All but Dir may be left empty.
@@ -98,6 +193,7 @@ type Options struct {
 	MemTable   int              // how many bytes are gathered in memory for each table on the disk, 32 MiB when 0
 	Now        func() time.Time // the clock that dates events, time.Now when nil
 	FS         vfs.FS           // where the folder is, the operating system's files when nil
+	Reserve    int64            // how many bytes appends leave free on the disk, 64 MiB when 0, none when negative
 }
 
 // Node is an open node. Its methods may be called concurrently.
@@ -106,6 +202,9 @@ type Node struct {
 	log       *slog.Logger
 	fs        vfs.FS
 	server    *grpc.Server
+	streams   *streamsService
+	groups    *persistent.Service
+	strangers *strangers
 	closeOnce sync.Once
 	closeErr  error
 
@@ -116,6 +215,15 @@ type Node struct {
 // maxMessage is the largest message taken: what the official client takes, so
 // that an append that is too large is told so, rather than cut off.
 const maxMessage = 17 << 20
+
+// maxCalls is how many calls one connection may have open, subscriptions among
+// them; the client waits with the next one until one has ended. Each may hold an
+// append that is not all there yet, so this bounds what one client can make the
+// node hold. An official client in a busy service has some hundred.
+const maxCalls = 1000
+
+// maxHeaders is what a call may bring in headers: credentials, and what proxies add.
+const maxHeaders = 64 << 10
 
 // Open opens the log in a folder, or makes one. It fails with ErrInUse when
 // another node has the folder open.
@@ -145,24 +253,32 @@ func Open(o Options) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open event log: %w", err)
 	}
-	n := &Node{store: s, log: o.Log, fs: o.FS, server: newServer()}
-	streams.RegisterStreamsServer(n.server, &streamsService{store: s, maxAppend: o.MaxAppend})
+	n := &Node{store: s, log: o.Log, fs: o.FS, server: newServer(&s.meters), strangers: newStrangers()}
+	n.streams = &streamsService{store: s, maxAppend: o.MaxAppend}
+	streams.RegisterStreamsServer(n.server, n.streams)
 	serverfeatures.RegisterServerFeaturesServer(n.server, featuresService{})
 	gossip.RegisterGossipServer(n.server, gossipService{now: o.Now})
+	n.groups = persistent.Start(context.Background(), groupLog{s}, persistent.Options{Log: o.Log, User: userOf})
+	pb.RegisterPersistentSubscriptionsServer(n.server, n.groups)
 	return n, nil
 }
 
-func newServer() *grpc.Server {
+func newServer(m *meters) *grpc.Server {
 	return grpc.NewServer(
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.NumStreamWorkers(64), grpc.WriteBufferSize(128<<10), grpc.ReadBufferSize(128<<10),
+		grpc.MaxConcurrentStreams(maxCalls),
+		grpc.MaxHeaderListSize(maxHeaders),
 		// The client pings every ten seconds, streams or not; grpc's default would hang up on it.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		// A client that is gone without a word is missed, and what it had open is ended.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
 		grpc.WaitForHandlers(true), // the log is closed only after nobody uses it
 		grpc.Creds(doorkeeper{}),
 		grpc.ConnectionTimeout(handshake),
-		grpc.UnaryInterceptor(admitUnary),
-		grpc.StreamInterceptor(admitStream),
+		grpc.ChainUnaryInterceptor(m.countUnary, admitUnary),
+		grpc.ChainStreamInterceptor(m.countStream, admitStream),
 	)
 }
 
@@ -181,7 +297,7 @@ func (n *Node) ServeThrough(l net.Listener, d Door) error {
 	if err != nil {
 		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
 	}
-	if err := n.server.Serve(entrance{l, g}); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+	if err := n.server.Serve(entrance{l, g, n.strangers}); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
 	}
 	return nil
@@ -192,7 +308,8 @@ func (n *Node) Head() uint64 { return n.store.tail.last() }
 
 // Close stops listening, ends subscriptions, lets calls that are under way
 // finish until ctx ends, and closes the log. Whatever was acknowledged is on
-// disk with or without it. A second call answers as the first did.
+// disk with or without it. A second call answers as the first did. While the disk
+// is full, Close does not wait for room: it fails, and the process had better end.
 func (n *Node) Close(ctx context.Context) error {
 	n.closeOnce.Do(func() { n.closeErr = n.close(ctx) })
 	return n.closeErr
@@ -200,22 +317,33 @@ func (n *Node) Close(ctx context.Context) error {
 
 func (n *Node) close(ctx context.Context) error {
 	close(n.store.closing)
+	n.groups.Stop(ctx)
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
 		n.server.GracefulStop()
 	}()
+	n.strangers.hangUp()
 	select {
 	case <-stopped:
 	case <-ctx.Done():
 		n.server.Stop()
 		<-stopped
 	}
-	n.using.Lock()
-	defer n.using.Unlock()
-	n.closed = true
-	if err := n.store.close(); err != nil {
+	n.streams.receiving.Wait()
+	n.groups.Wait()
+	if err := n.store.close(n.unused); err != nil {
 		return fmt.Errorf("close event log: %w", err)
 	}
 	return nil
+}
+
+// unused tells whether nobody uses the log any more, and nobody will.
+func (n *Node) unused() bool {
+	if !n.using.TryLock() {
+		return false
+	}
+	defer n.using.Unlock()
+	n.closed = true
+	return true
 }

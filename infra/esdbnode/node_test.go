@@ -39,6 +39,12 @@ func start(tb testing.TB, o esdbnode.Options) *running {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	return serve(tb, node)
+}
+
+// serve lets a node answer on a socket.
+func serve(tb testing.TB, node *esdbnode.Node) *running {
+	tb.Helper()
 	socket := filepath.Join(tb.TempDir(), "n.sock")
 	listener, err := new(net.ListenConfig).Listen(tb.Context(), "unix", socket)
 	if err != nil {
@@ -81,6 +87,10 @@ func dial(tb testing.TB, address string) *esdb.Client {
 }
 
 func TestMain(m *testing.M) {
+	if how := os.Getenv(childFails); how != "" {
+		failChild(how, os.Getenv(childDir))
+		return
+	}
 	if dir := os.Getenv(childDir); dir != "" {
 		runChild(dir, os.Getenv(childSocket))
 		return
@@ -88,6 +98,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, // the client forgets to close a connection when it looks for its node again
 		goleak.IgnoreTopFunction("google.golang.org/grpc/internal/grpcsync.(*CallbackSerializer).run"),
 		goleak.IgnoreAnyFunction("google.golang.org/grpc.(*addrConn).resetTransportAndUnlock"),
+		// Pebble forgets one of its own when it finds no room to open a log.
+		goleak.IgnoreTopFunction("github.com/cockroachdb/pebble/v2.(*ConcurrencyLimitScheduler).periodicGranter"),
 	)
 }
 

@@ -3,6 +3,7 @@ package esdbnode
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"regexp"
 	"strconv"
@@ -33,6 +34,9 @@ type reading struct {
 func (r *reading) run(ctx context.Context) error {
 	_, text := r.options.GetUuidOption().GetContent().(*streams.ReadReq_Options_UUIDOption_String_)
 	r.message.textIDs = text
+	if r.options.GetCountOption() == nil {
+		return refuseRequest("the request says neither how many events nor that it subscribes")
+	}
 	_, subscribe := r.options.GetCountOption().(*streams.ReadReq_Options_Subscription)
 	if subscribe && r.backwards() {
 		return refuseRequest("a subscription goes forwards")
@@ -82,16 +86,8 @@ func (r *reading) limit() int {
 }
 
 func (r *reading) readStream(ctx context.Context) error {
-	h, err := r.service.store.shown(r.stream())
-	if err != nil {
-		return err
-	}
-	if h.gone() && !h.tombstone {
-		return r.call.Send(&streams.ReadResp{Content: &streams.ReadResp_StreamNotFound_{
-			StreamNotFound: &streams.ReadResp_StreamNotFound{StreamIdentifier: r.options.GetStream().GetStreamIdentifier()},
-		}})
-	}
-	sl := slice{stream: r.stream(), to: math.MaxInt64, backwards: r.backwards(), limit: r.limit(), end: r.service.store.tail.last()}
+	r.service.store.meters.reads[ofStream].Add(1)
+	sl := slice{stream: r.stream(), to: math.MaxInt64, backwards: r.backwards(), limit: r.limit(), end: math.MaxUint64}
 	switch at := r.options.GetStream().GetRevisionOption().(type) {
 	case *streams.ReadReq_Options_StreamOptions_Revision:
 		sl.bound(at.Revision)
@@ -100,7 +96,13 @@ func (r *reading) readStream(ctx context.Context) error {
 	default:
 		sl.bound(0)
 	}
-	return r.service.store.readStream(ctx, sl, r.event)
+	err := r.service.store.readStream(ctx, sl, r.event)
+	if errors.Is(err, errNoStream) {
+		return r.call.Send(&streams.ReadResp{Content: &streams.ReadResp_StreamNotFound_{
+			StreamNotFound: &streams.ReadResp_StreamNotFound{StreamIdentifier: r.options.GetStream().GetStreamIdentifier()},
+		}})
+	}
+	return err
 }
 
 // bound sets the end of the slice that its direction begins at.
@@ -113,6 +115,7 @@ func (sl *slice) bound(number uint64) {
 }
 
 func (r *reading) readAll(ctx context.Context, filter *filter) error {
+	r.service.store.meters.reads[ofAll].Add(1)
 	end := r.service.store.tail.last()
 	sp := span{from: 1, to: end, backwards: r.backwards(), limit: r.limit(), match: filter.match()}
 	switch at := r.options.GetAll().GetAllOption().(type) {
@@ -197,7 +200,7 @@ func (s *streamsService) target(link *record) (*record, error) {
 		return nil, err
 	}
 	e, found, err := s.store.event(stream, number)
-	if err != nil || !found {
+	if err != nil || !found || e.created < s.store.oldest(h.limits) {
 		return nil, err
 	}
 	return &e, nil
@@ -253,13 +256,17 @@ func newFilter(o *streams.ReadReq_Options_FilterOptions) (*filter, error) {
 // two checkpoints when the client does not say.
 const defaultWindow = 32
 
+// expect takes a pattern before prefixes, should there be both.
 func (f *filter) expect(e *streams.ReadReq_Options_FilterOptions_Expression) error {
 	f.prefixes = e.GetPrefix()
-	if len(f.prefixes) > 0 {
+	if e.GetRegex() == "" {
+		if len(f.prefixes) == 0 {
+			return refuseRequest("the filter has neither prefixes nor a pattern")
+		}
 		return nil
 	}
-	if e.GetRegex() == "" {
-		return refuseRequest("the filter has neither prefixes nor a pattern")
+	if len(e.GetRegex()) > maxName { // compiled, it takes a hundred times that
+		return refuseRequest(fmt.Sprintf("the filter's pattern has %d bytes, and may have %d", len(e.GetRegex()), maxName))
 	}
 	pattern, err := regexp.Compile(e.GetRegex())
 	if err != nil {

@@ -53,8 +53,8 @@ func (n *Node) Scan(ctx context.Context, after uint64, prefixes ...string) iter.
 func (n *Node) page(ctx context.Context, sp span, buf []record) (page []record, next uint64, more bool, err error) {
 	n.using.RLock()
 	defer n.using.RUnlock()
-	if n.closed {
-		return nil, 0, false, errClosing
+	if err = n.store.goingOn(ctx); err != nil {
+		return nil, 0, false, err
 	}
 	sp.limit = pageEvents
 	return n.store.scan(ctx, sp, buf)

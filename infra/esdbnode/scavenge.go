@@ -51,6 +51,7 @@ func (n *Node) Scavenge(ctx context.Context, streams ...string) (done Scavenged,
 	if err != nil {
 		return s.Scavenged, fmt.Errorf("scavenge: %w", err)
 	}
+	n.store.meters.scavenged(s.Scavenged, n.store.now())
 	return s.Scavenged, nil
 }
 

@@ -538,19 +538,19 @@ func TestCheckFindsDamageInAScavengedLog(t *testing.T) {
 		says   string
 	}{
 		"none":                           {func(*pebble.DB) error { return nil }, ""},
-		"the first that is left is gone": {func(db *pebble.DB) error { return db.Delete(place("counted", 3), pebble.Sync) }, "stream counted begins with 4"},
+		"the first that is left is gone": {func(db *pebble.DB) error { return db.Delete(place("counted", 3), pebble.Sync) }, "counted@3: the event has no place"},
 		"one that was scavenged is back": {func(db *pebble.DB) error {
 			return db.Set(place("counted", 2), []byte{0, 0, 0, 0, 0, 0, 0, 3}, pebble.Sync)
-		}, "stream counted begins with 2"},
-		"a tombstone is gone":        {func(db *pebble.DB) error { return db.Delete(place("ended", math.MaxInt64), pebble.Sync) }, "indexed"},
-		"a tombstone without a head": {func(db *pebble.DB) error { return db.Delete([]byte("hended"), pebble.Sync) }, "stream ended begins with"},
+		}, "counted@2: the event there is plain@2"},
+		"a tombstone is gone":        {func(db *pebble.DB) error { return db.Delete(place("ended", math.MaxInt64), pebble.Sync) }, "the tombstone of ended: the event has no place"},
+		"a tombstone without a head": {func(db *pebble.DB) error { return db.Delete([]byte("hended"), pebble.Sync) }, "stream ended: the stream has no head"},
 		"a head that counts more than is gone": {func(db *pebble.DB) error {
 			return db.Set([]byte("hplain"), []byte{1, 2, 3, 3, 0, 0, 0, 1}, pebble.Sync)
-		}, "by the heads"},
+		}, "stream plain: the stream begins with 0, and by its head with 1"},
 		"a head that makes no sense": {func(db *pebble.DB) error {
 			return db.Set([]byte("hplain"), []byte{1, 2, 3, 3, 0, 0, 0, 4}, pebble.Sync)
 		}, "4 of 3 events are scavenged"},
-		"an event that is gone": {func(db *pebble.DB) error { return db.Delete([]byte("e\x00\x00\x00\x00\x00\x00\x00\x01"), pebble.Sync) }, "indexed"},
+		"an event that is gone": {func(db *pebble.DB) error { return db.Delete([]byte("e\x00\x00\x00\x00\x00\x00\x00\x01"), pebble.Sync) }, "plain@0: the event is gone"},
 	} {
 		dir := t.TempDir()
 		r := start(t, esdbnode.Options{Dir: dir})

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 
+	"github.com/cockroachdb/pebble/v2"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -19,6 +22,9 @@ type refusal struct {
 }
 
 func (r *refusal) Error() string { return r.text }
+
+// GRPCStatus is what gRPC answers a call with that ends in a refusal.
+func (r *refusal) GRPCStatus() *status.Status { return status.New(r.code, r.text) }
 
 func refuseDeleted(stream string) error {
 	return &refusal{
@@ -52,12 +58,16 @@ func refuseVersion(stream string, expect expectation, events uint64) error {
 func refuseMetadata(what string) error {
 	return &refusal{
 		codes.InvalidArgument,
-		metadata.Pairs("exception", "missing-required-metadata-property", "required-metadata-properties", what),
+		metadata.Pairs("exception", "missing-required-metadata-property", "required-metadata-properties", "type,content-type"),
 		"required metadata property '" + what + "' is missing",
 	}
 }
 
 func refuseRequest(text string) error { return &refusal{codes.InvalidArgument, nil, text} }
+
+func (r *refusal) about(what string) bool { return slices.Contains(r.trailers.Get("exception"), what) }
+
+func ignoreTrailers(metadata.MD) {}
 
 // version is the number EventStoreDB has for an expectation.
 func (e expectation) version() string {
@@ -90,16 +100,19 @@ func asStatus(err error, setTrailer func(metadata.MD)) error {
 	}
 	if r, ok := errors.AsType[*refusal](err); ok {
 		setTrailer(r.trailers)
-		return status.Error(r.code, r.text)
+		return r
 	}
 	switch {
 	case errors.Is(err, errClosing):
 		return status.Error(codes.Unavailable, "server is shutting down")
-	case errors.Is(err, errBroken):
+	case errors.Is(err, errBroken), errors.Is(err, errFull), errors.Is(err, errBusy):
 		return status.Error(codes.Unavailable, err.Error())
+	case errors.Is(err, errCorrupt), pebble.IsCorruptionError(err):
+		text, _, _ := strings.Cut(err.Error(), "\n") // Pebble's go on with what is meant for its own reports
+		return status.Error(codes.DataLoss, text)
 	case errors.Is(err, context.Canceled):
 		return status.Error(codes.Canceled, err.Error())
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, errLate):
 		return status.Error(codes.DeadlineExceeded, err.Error())
 	}
 	if s, ok := status.FromError(err); ok {

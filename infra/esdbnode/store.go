@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -47,6 +48,7 @@ const (
 type store struct {
 	db    *pebble.DB
 	fs    *freshFS
+	room  *room
 	dir   string
 	lock  *pebble.Lock
 	log   *slog.Logger
@@ -59,11 +61,15 @@ type store struct {
 	closing chan struct{} // closed when long reads must end
 
 	scavenging chan struct{} // holds one token while a scavenge is under way
+	meters     meters
 
-	// Only the writer touches these.
-	tx     batch
-	recent *recent
-	broken bool
+	recent *recent // only the writer touches it
+	broken error   // set once, by who settles batches before the writer learns of it
+
+	witness *witness
+	flushed atomic.Bool   // since the keeper looked last
+	ended   chan struct{} // closed to end the keeper
+	kept    chan struct{} // closed when it has ended
 }
 
 // openStore opens or makes the log in a folder and starts its writer.
@@ -76,13 +82,18 @@ func openStore(o Options) (*store, error) {
 		return nil, fmt.Errorf("lock %s: %w: %w", o.Dir, ErrInUse, err)
 	}
 	s := &store{
-		fs: &freshFS{FS: o.FS}, dir: o.Dir, scavenging: make(chan struct{}, 1), lock: lock, log: o.Log, now: o.Now,
+		room: newRoom(o.FS, o.Dir, o.Reserve, o.Log), ended: make(chan struct{}), kept: make(chan struct{}), dir: o.Dir, scavenging: make(chan struct{}, 1), lock: lock, log: o.Log, now: o.Now,
 		queue: queue{ready: make(chan struct{}, 1)}, written: make(chan struct{}), closing: make(chan struct{}),
-		tx: batch{heads: map[string]*change{}}, recent: newRecent(cachedIDs),
+		recent: newRecent(cachedIDs), meters: meters{since: time.Now()},
 	}
 	if err := s.openFiles(o); err != nil {
+		if noRoom(err) {
+			err = fmt.Errorf("%w: make some room on it, and open the log again: %w", errFull, err)
+		}
 		return nil, errors.Join(err, lock.Close())
 	}
+	s.room.wait()
+	go s.keep(s.ended, s.kept)
 	go s.write()
 	return s, nil
 }
@@ -91,18 +102,63 @@ func (s *store) openFiles(o Options) error {
 	if err := checkMarker(o.FS, o.Dir); err != nil {
 		return err
 	}
+	known, err := s.known(o)
+	if err != nil {
+		return err
+	}
+	if err = refuseTornLog(o.FS, o.Dir); err != nil {
+		return err
+	}
+	if s.witness, err = newWitness(s.room, o.Dir, known, o.Log); err != nil {
+		return err
+	}
+	s.fs = &freshFS{FS: s.witness}
 	cache := pebble.NewCache(blockCache)
 	defer cache.Unref()
-	db, err := pebble.Open(o.Dir, s.pebbleOptions(cache, o.MemTable))
+	db, err := openPebble(o.Dir, s.pebbleOptions(cache, o.MemTable))
 	if err != nil {
-		return fmt.Errorf("open %s: %w", o.Dir, err)
+		return errors.Join(fmt.Errorf("open %s: %w", o.Dir, err), s.witness.slots.Close())
 	}
 	end, err := lastPosition(db)
+	if err == nil && end < known.position {
+		err = fmt.Errorf("%s ends at position %d, and %d was acknowledged (without its %s it is taken for what it is): %w", o.Dir, end, known.position, witnessName, errCorrupt)
+	}
 	if err != nil {
-		return errors.Join(err, db.Close())
+		return errors.Join(err, db.Close(), s.witness.slots.Close())
 	}
 	s.db, s.heads, s.tail = db, newHeads(db, cachedHeads), newTail(o.TailEvents, tailBytes, end)
+	s.witness.follow(s.tail.last)
 	return nil
+}
+
+// known is what was last stated about the folder, if that is how it is.
+func (s *store) known(o Options) (known statement, err error) {
+	known, err = readWitness(o.FS, o.Dir)
+	if errors.Is(err, errCorrupt) { // the log itself may well be whole
+		o.Log.Error("the event log is opened without its witness, a new one is begun: look whether it is whole with verify", "err", err)
+		return statement{}, nil
+	}
+	if err == nil {
+		err = known.confirm(o.FS, o.Dir)
+	}
+	if err != nil {
+		return known, fmt.Errorf("%s is damaged, and opening it could lose what is left (look at it with verify; without its %s it is taken for what it is): %w", o.Dir, witnessName, err)
+	}
+	return known, nil
+}
+
+// openPebble fails where Pebble would end the process.
+func openPebble(dir string, options *pebble.Options) (db *pebble.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			fatal, ok := p.(fatalError)
+			if !ok {
+				panic(p)
+			}
+			db, err = nil, fatal
+		}
+	}()
+	return pebble.Open(dir, options)
 }
 
 func (s *store) pebbleOptions(cache *pebble.Cache, memTable int) *pebble.Options {
@@ -116,6 +172,13 @@ func (s *store) pebbleOptions(cache *pebble.Cache, memTable int) *pebble.Options
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
 		Logger:                      pebbleLog{s.log},
+		EventListener: &pebble.EventListener{
+			FlushEnd: func(pebble.FlushInfo) { s.flushed.Store(true) },
+			// Whoever reads it is told; by default the process would end.
+			DataCorruption: func(info pebble.DataCorruptionInfo) {
+				s.log.Error("damage was found in the event log", "file", info.Path, "err", info.Details.Error())
+			},
+		},
 	}
 	for i := range options.Levels {
 		options.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most appends ask for a stream that is not there yet
@@ -123,11 +186,29 @@ func (s *store) pebbleOptions(cache *pebble.Cache, memTable int) *pebble.Options
 	return options
 }
 
-// close ends the writer after what waits is done, and lets go of the folder.
-func (s *store) close() error {
+// close ends the writer after what waits is done, and lets go of the folder when
+// idle says that nobody reads any more. On a full disk nothing that waits can be
+// done: then all is left as by a kill.
+func (s *store) close(idle func() bool) error {
 	s.queue.close(errClosing)
-	<-s.written
-	return errors.Join(s.db.Close(), s.lock.Close())
+	closed := make(chan error, 1)
+	go func() {
+		for !idle() {
+			time.Sleep(time.Millisecond)
+		}
+		<-s.written
+		close(s.ended)
+		<-s.kept
+		s.prune()
+		closed <- errors.Join(s.db.Close(), s.witness.close(), s.lock.Close())
+	}()
+	select {
+	case err := <-closed:
+		return err
+	case <-s.room.filled():
+		s.room.giveUp()
+		return fmt.Errorf("it is left as if the process had been killed, with all that was acknowledged: %w", errFull)
+	}
 }
 
 // makeFolder makes a folder that stays. One whose entry in the folder above was
@@ -225,9 +306,13 @@ func lastPosition(db *pebble.DB) (uint64, error) {
 	}
 	end := uint64(0)
 	if it.Last() {
-		end = positionOf(it.Key())
+		if key := it.Key(); len(key) == eventKeyLen {
+			end = positionOf(key)
+		} else {
+			err = fmt.Errorf("a key of %d bytes is no event's: %w", len(key), errCorrupt)
+		}
 	}
-	if err := it.Close(); err != nil {
+	if err = errors.Join(err, it.Close()); err != nil {
 		return 0, fmt.Errorf("find the last event: %w", err)
 	}
 	return end, nil
@@ -428,8 +513,26 @@ func (p pebbleLog) Errorf(format string, args ...any) {
 	p.log.Error("pebble", "err", fmt.Sprintf(format, args...))
 }
 
-// Fatalf is called when going on could lose data; it must not return.
+// Fatalf is called when going on could lose data; it must not return. Who waits
+// for an answer gets none, since nobody knows what is on the disk: the process
+// ends, and the next one sees (TestAnFsyncThatFailsEndsTheProcess).
 func (p pebbleLog) Fatalf(format string, args ...any) {
-	p.log.Error("pebble cannot go on", "err", fmt.Sprintf(format, args...))
-	panic("pebble: " + fmt.Sprintf(format, args...))
+	e := fatalError{text: fmt.Sprintf(format, args...)}
+	for _, a := range args {
+		if cause, ok := a.(error); ok {
+			e.cause = cause
+		}
+	}
+	p.log.Error("pebble cannot go on", "err", e)
+	panic(e)
 }
+
+// A fatalError is why Pebble cannot go on.
+type fatalError struct {
+	text  string
+	cause error
+}
+
+func (e fatalError) Error() string { return e.text }
+
+func (e fatalError) Unwrap() error { return e.cause }

@@ -30,7 +30,14 @@ func (featuresService) GetSupportedMethods(context.Context, *shared.Empty) (*ser
 			methods.Methods = append(methods.Methods, &serverfeatures.SupportedMethod{ServiceName: service, MethodName: name})
 		}
 	}
-	add("event_store.client.streams.streams", "read", "append", "delete", "tombstone")
+	add("event_store.client.streams.streams", "read", "append", "batchappend", "delete", "tombstone")
+	const subscriptions = "event_store.client.persistent_subscriptions.persistentsubscriptions"
+	add(subscriptions, "restartsubsystem", "list", "create", "update", "delete", "read", "getinfo", "replayparked")
+	for _, m := range methods.GetMethods() {
+		if m.GetServiceName() == subscriptions && m.GetMethodName() != "restartsubsystem" && m.GetMethodName() != "list" {
+			m.Features = []string{"stream", "all"}
+		}
+	}
 	add("event_store.client.gossip.gossip", "read")
 	add("event_store.client.server_features.serverfeatures", "getsupportedmethods")
 	return methods, nil

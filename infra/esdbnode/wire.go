@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc/encoding"
@@ -19,27 +21,30 @@ const (
 	contentBinary = "application/octet-stream"
 )
 
-// codec is protobuf, but for the two messages that carry events: an append
-// request is read straight into a proposal, and an event is written straight
-// from its record. The generated types would cost some twenty allocations for
-// each event, a map among them.
+// codec is protobuf, but for the messages there are most of: a request to append
+// is read straight into proposals, and an event and what became of an append are
+// written straight from what is known of them. The generated types would cost
+// some twenty allocations for each event, a map among them.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2("proto")} }
 
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	e, ok := v.(*eventMessage)
+	own, ok := v.(interface {
+		maxSize() int
+		append(b []byte) []byte
+	})
 	if !ok {
 		return c.CodecV2.Marshal(v)
 	}
 	pool := mem.DefaultBufferPool()
-	b := pool.Get(e.maxSize())
-	*b = e.append((*b)[:0])
+	b := pool.Get(own.maxSize())
+	*b = own.append((*b)[:0])
 	return mem.BufferSlice{mem.NewBuffer(b, pool)}, nil
 }
 
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	m, ok := v.(*appendMessage)
+	m, ok := v.(interface{ parse(b []byte) error })
 	if !ok {
 		return c.CodecV2.Unmarshal(data, v)
 	}
@@ -185,15 +190,23 @@ func appendMetadata(b []byte, key, value string) []byte {
 }
 
 // An appendMessage is an AppendReq: the options, which come first, or one event.
+// What it takes from the wire is what the generated types would take
+// (FuzzAppendMessage).
 type appendMessage struct {
+	length               int // of the whole message
 	hasOptions, hasEvent bool
 	stream               string
 	hasExpectation       bool
 	expect               expectation
 
-	event          proposal
+	event proposed
+}
+
+// A proposed is an event as it was sent.
+type proposed struct {
+	proposal
 	hasKind, typed bool // which of the required metadata are there
-	badID          bool
+	sent           sentID
 }
 
 var errWire = errors.New("malformed append request")
@@ -201,63 +214,136 @@ var errWire = errors.New("malformed append request")
 // A fieldFunc takes one field of a message: its bytes, or its number.
 type fieldFunc func(field int32, value string, n uint64) error
 
-// fields calls each for all fields of s. It copies nothing.
-func fields(s string, each fieldFunc) error {
+// fields calls each for the fields of s that are numbers, which are those of the
+// bits of numbers, and for those that are bytes, which are all others. A field
+// that is neither is one that is not known here. It copies nothing.
+func fields(s string, numbers uint64, each fieldFunc) error {
 	for s != "" {
-		var head [24]byte
-		b := head[:copy(head[:], s)]
-		num, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return errWire
+		num, kind, value, n, rest, err := nextField(s)
+		if err != nil {
+			return err
 		}
-		s, b = s[n:], b[n:]
-		switch kind {
-		case protowire.VarintType:
-			v, n := protowire.ConsumeVarint(b)
-			if n < 0 {
-				return errWire
-			}
-			s = s[n:]
-			if err := each(int32(num), "", v); err != nil {
-				return err
-			}
-		case protowire.BytesType:
-			size, n := protowire.ConsumeVarint(b)
-			if n < 0 || size > uint64(len(s)-n) { //nolint:gosec // n is within s
-				return errWire
-			}
-			end := n + int(size) //nolint:gosec // within s
-			if err := each(int32(num), s[n:end], 0); err != nil {
-				return err
-			}
-			s = s[end:]
-		default:
-			return fmt.Errorf("wire type %d: %w", kind, errWire)
+		s = rest
+		number := num < 64 && numbers&(1<<num) != 0
+		if known := number && kind == protowire.VarintType || !number && kind == protowire.BytesType; !known {
+			continue
+		}
+		if err := each(int32(num), value, n); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// nextField takes one field off the front of s, a group with all that is in it.
+func nextField(s string) (num protowire.Number, kind protowire.Type, value string, n uint64, rest string, err error) {
+	num, kind, s, err = nextTag(s)
+	if err != nil {
+		return 0, 0, "", 0, "", err
+	}
+	size := 0
+	switch kind {
+	case protowire.VarintType:
+		n, s, err = nextVarint(s)
+	case protowire.Fixed32Type:
+		size = 4
+	case protowire.Fixed64Type:
+		size = 8
+	case protowire.BytesType:
+		if n, s, err = nextVarint(s); n > uint64(len(s)) {
+			err = errWire
+		}
+		size = int(min(n, math.MaxInt32))
+	case protowire.StartGroupType:
+		s, err = skipGroup(s)
+	default:
+		err = fmt.Errorf("wire type %d: %w", kind, errWire)
+	}
+	if err != nil || size > len(s) {
+		return 0, 0, "", 0, "", errors.Join(errWire, err)
+	}
+	return num, kind, s[:size], n, s[size:], nil
+}
+
+// skipGroup goes to the end of a group, which proto3 has no use for.
+func skipGroup(s string) (rest string, err error) {
+	for depth := 1; depth > 0; {
+		_, kind, after, err := nextTag(s)
+		switch {
+		case err != nil:
+			return "", err
+		case kind == protowire.StartGroupType:
+			depth, s = depth+1, after
+		case kind == protowire.EndGroupType:
+			depth, s = depth-1, after
+		default:
+			if _, _, _, _, s, err = nextField(s); err != nil {
+				return "", err
+			}
+		}
+	}
+	return s, nil
+}
+
+func nextTag(s string) (num protowire.Number, kind protowire.Type, rest string, err error) {
+	tag, rest, err := nextVarint(s)
+	num, kind = protowire.DecodeTag(tag)
+	if err != nil || num < protowire.MinValidNumber {
+		return 0, 0, "", errWire
+	}
+	return num, kind, rest, nil
+}
+
+func nextVarint(s string) (n uint64, rest string, err error) {
+	var head [binary.MaxVarintLen64]byte
+	n, size := protowire.ConsumeVarint(head[:copy(head[:], s)])
+	if size < 0 {
+		return 0, "", errWire
+	}
+	return n, s[size:], nil
+}
+
 func (m *appendMessage) parse(b []byte) error {
-	*m = appendMessage{}
-	return fields(string(b), func(field int32, value string, _ uint64) error {
+	*m = appendMessage{length: len(b)}
+	err := fields(string(b), 0, func(field int32, value string, _ uint64) error {
 		switch field {
 		case reqOptions:
-			m.hasOptions = true
+			if !m.hasOptions { // it is one or the other: the last one counts
+				*m = appendMessage{length: len(b), hasOptions: true}
+			}
 			return m.parseOptions(value)
 		case reqProposed:
-			m.hasEvent = true
-			return m.parseEvent(value)
+			if !m.hasEvent {
+				*m = appendMessage{length: len(b), hasEvent: true}
+			}
+			return m.event.parse(value)
 		}
 		return nil
 	})
+	if used := len(m.stream) + m.event.size(); len(b)-used > used+1<<10 {
+		m.trim()
+	}
+	return err
+}
+
+// trim lets go of a message of which little is wanted: the tail and the ids that
+// are remembered would hold on to all of it.
+func (m *appendMessage) trim() {
+	m.stream = strings.Clone(m.stream)
+	m.event.detach()
+}
+
+// detach copies what it has of the message it came in.
+func (p *proposed) detach() {
+	p.kind, p.meta, p.data = strings.Clone(p.kind), strings.Clone(p.meta), strings.Clone(p.data)
 }
 
 func (m *appendMessage) parseOptions(s string) error {
-	return fields(s, func(field int32, value string, n uint64) error {
+	const expectations = 1 << optRevision
+	return fields(s, expectations, func(field int32, value string, n uint64) error {
 		switch field {
 		case optStream:
-			return fields(value, func(field int32, value string, _ uint64) error {
+			return fields(value, 0, func(field int32, value string, _ uint64) error {
 				if field == streamName {
 					m.stream = value
 				}
@@ -277,46 +363,57 @@ func (m *appendMessage) parseOptions(s string) error {
 	})
 }
 
-func (m *appendMessage) parseEvent(s string) error {
-	return fields(s, func(field int32, value string, _ uint64) error {
+func (p *proposed) parse(s string) error {
+	return fields(s, 0, func(field int32, value string, _ uint64) error {
 		switch field {
 		case propID:
-			return m.parseID(value)
+			err := p.sent.parse(value)
+			p.id = p.sent.value
+			return err
 		case propMetadata:
-			return m.parseMetadata(value)
+			return p.parseMetadata(value)
 		case propCustom:
-			m.event.meta = value
+			p.meta = value
 		case propData:
-			m.event.data = value
+			p.data = value
 		}
 		return nil
 	})
 }
 
-func (m *appendMessage) parseID(s string) error {
-	return fields(s, func(field int32, value string, _ uint64) error {
+// A sentID is a UUID in one of the two forms of the protocol.
+type sentID struct {
+	value     [16]byte
+	text, bad bool
+}
+
+func (id *sentID) parse(s string) error {
+	return fields(s, 0, func(field int32, value string, _ uint64) error {
 		switch field {
 		case idStructured:
-			return fields(value, func(field int32, _ string, n uint64) error {
+			if id.text {
+				*id = sentID{}
+			}
+			return fields(value, 1<<1|1<<2, func(field int32, _ string, n uint64) error {
 				switch field {
 				case 1:
-					binary.BigEndian.PutUint64(m.event.id[:8], n)
+					binary.BigEndian.PutUint64(id.value[:8], n)
 				case 2:
-					binary.BigEndian.PutUint64(m.event.id[8:], n)
+					binary.BigEndian.PutUint64(id.value[8:], n)
 				}
 				return nil
 			})
 		case idText:
-			id, err := uuid.Parse(value)
-			m.event.id, m.badID = id, err != nil
+			parsed, err := uuid.Parse(value)
+			*id = sentID{value: parsed, text: true, bad: err != nil}
 		}
 		return nil
 	})
 }
 
-func (m *appendMessage) parseMetadata(s string) error {
+func (p *proposed) parseMetadata(s string) error {
 	var key, value string
-	err := fields(s, func(field int32, text string, _ uint64) error {
+	err := fields(s, 0, func(field int32, text string, _ uint64) error {
 		switch field {
 		case 1:
 			key = text
@@ -327,9 +424,9 @@ func (m *appendMessage) parseMetadata(s string) error {
 	})
 	switch key {
 	case "type":
-		m.event.kind, m.hasKind = value, value != ""
+		p.kind, p.hasKind = value, value != ""
 	case "content-type":
-		m.event.json, m.typed = value == contentJSON, true
+		p.json, p.typed = value == contentJSON, true
 	}
 	return err
 }
