@@ -26,7 +26,7 @@ import (
 
 // A job is what an operator asks of whoever owns the data folder.
 type job struct {
-	Do    string   `json:"do"` // replay, generations, verify, parked, show, redrive, drop, archive, tiers, erase, scavenge, status or backup
+	Do    string   `json:"do"` // replay, generations, verify, parked, show, redrive, drop, archive, tiers, erase, scavenge, node-stats, node-compact, status or backup
 	Views []string `json:"views,omitempty"`
 
 	Stream string `json:"stream,omitempty"` // show, redrive, drop
@@ -51,6 +51,8 @@ type job struct {
 	Rate   int    `json:"rate,omitempty"`   // verify: events a second, 0 for as many as can be
 
 	Before time.Time `json:"before,omitzero"` // archive: what was closed before
+
+	Streams []string `json:"streams,omitempty"` // scavenge: only these
 }
 
 // A streamChoice is a projections.Choice on its way.
@@ -83,6 +85,8 @@ type news struct {
 	Archive    *archiveNews             `json:"archive,omitempty"`
 	Erased     *erasedNews              `json:"erased,omitempty"`
 	Scavenged  *esdbnode.Scavenged      `json:"scavenged,omitempty"`
+	Node       *nodeNews                `json:"node,omitempty"`
+	Compacted  *compactedNews           `json:"compacted,omitempty"`
 	Status     *statusNews              `json:"status,omitempty"`
 	Done       bool                     `json:"done,omitempty"`
 	Failed     string                   `json:"failed,omitempty"`
@@ -168,8 +172,8 @@ func (r *running) do(ctx context.Context, j job, tell func(news) error) error {
 		return r.backup(ctx)
 	case "erase":
 		return r.erase(ctx, j, tell)
-	case "scavenge":
-		return r.scavenge(ctx, tell)
+	case "scavenge", "node-stats", "node-compact":
+		return r.nodeJob(ctx, j, tell)
 	}
 	return r.system.do(ctx, j, tell)
 }

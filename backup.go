@@ -177,39 +177,57 @@ func (b backup) run(ctx context.Context) (m manifest, err error) {
 	if _, err = os.Lstat(b.to); !errors.Is(err, fs.ErrNotExist) {
 		return m, fmt.Errorf("%s is there already: a backup makes its own folder", b.to)
 	}
-	lock := flock.New(b.cfg.path("backup.lock"))
+	err = staged(ctx, b.cfg, func(stage string) error {
+		return appear(b.to, func(dir string) (err error) {
+			m, err = b.fill(ctx, stage, dir)
+			return err
+		})
+	})
+	if err != nil {
+		return m, err
+	}
+	note := lastBackup{At: m.Made, Position: m.Log.Position, To: b.to}
+	if to, wrong := filepath.Abs(b.to); wrong == nil {
+		note.To = to
+	}
+	if wrong := note.remember(b.cfg.Data); wrong != nil {
+		b.cfg.logger().WarnContext(ctx, "the backup is whole, and that it was taken could not be noted", "err", wrong)
+	}
+	return m, nil
+}
+
+// staged has the log put into the stage of the data folder and used there, by one at
+// a time.
+func staged(ctx context.Context, cfg config, use func(stage string) error) (err error) {
+	lock := flock.New(cfg.path("backup.lock"))
 	free, err := lock.TryLock()
 	if err != nil || !free {
-		return m, errors.Join(fmt.Errorf("another backup of %s is under way", b.cfg.Data), err)
+		return errors.Join(fmt.Errorf("another backup or verify of %s is under way", cfg.Data), err)
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	stage := b.cfg.path(stageName)
+	stage := cfg.path(stageName)
 	if err = errors.Join(os.RemoveAll(stage), os.MkdirAll(stage, 0o700)); err != nil { // of one that was killed
-		return m, err
+		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(stage)) }()
-	if err = b.stageLog(ctx); err != nil {
-		return m, err
-	}
-	err = appear(b.to, func(dir string) error {
-		m, err = b.fill(ctx, stage, dir)
+	if err = stageLog(ctx, cfg); err != nil {
 		return err
-	})
-	return m, err
+	}
+	return use(stage)
 }
 
 // stageLog has the log put into the stage, by whoever has it open.
-func (b backup) stageLog(ctx context.Context) error {
-	f, err := own(b.cfg.Data)
+func stageLog(ctx context.Context, cfg config) error {
+	f, err := own(cfg.Data)
 	if errors.Is(err, errOwned) {
-		return askOwner(ctx, b.cfg, job{Do: "backup"}, func(news) error { return nil })
+		return askOwner(ctx, cfg, job{Do: "backup"}, func(news) error { return nil })
 	}
 	if err != nil {
 		return err
 	}
-	node, err := esdbnode.Open(esdbnode.Options{Dir: b.cfg.path(logName), Log: b.cfg.logger()})
+	node, err := esdbnode.Open(esdbnode.Options{Dir: cfg.path(logName), Log: cfg.logger()})
 	if err == nil {
-		_, err = node.Backup(ctx, b.cfg.path(stageName, logName))
+		_, err = node.Backup(ctx, cfg.path(stageName, logName))
 		err = errors.Join(err, node.Close(context.WithoutCancel(ctx)))
 	}
 	return errors.Join(err, f.Close())

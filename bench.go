@@ -20,13 +20,13 @@ import (
 func newBenchCommand(cfg config) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench SCENARIO",
-		Short: "Measure a running server through its public API, and replays",
+		Short: "Measure a running server through its public API, replays, and the event log",
 		Args:  usageArgs(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			return usage(errors.New("which scenario? (cartwright bench -h lists them)"))
 		},
 	}
-	cmd.AddCommand(newBenchReplayCommand(cfg), newBenchCheckoutCommand(), newBenchCallbacksCommand(), newBenchOwnWritesCommand())
+	cmd.AddCommand(newBenchReplayCommand(cfg), newBenchNodeCommand(cfg), newBenchCheckoutCommand(), newBenchCallbacksCommand(), newBenchOwnWritesCommand())
 	return cmd
 }
 

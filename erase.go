@@ -237,12 +237,10 @@ func (s *system) eraseAgain(ctx context.Context) error {
 	return err
 }
 
-// scavenge throws away what nobody is shown any more, of the whole log.
-func (s *system) scavenge(ctx context.Context, tell func(news) error) error {
-	if s.store == nil || s.store.node == nil {
-		return errors.New("this process has no event log of its own")
-	}
-	swept, err := s.store.node.Scavenge(ctx)
+// scavenge throws away what nobody is shown any more, of the whole log where no
+// streams are named.
+func (s *system) scavenge(ctx context.Context, streams []string, tell func(news) error) error {
+	swept, err := s.store.node.Scavenge(ctx, streams...)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cartwright/infra/esdbnode"
 	"cartwright/infra/metrics"
 	"cartwright/projections"
 )
@@ -48,6 +49,9 @@ func (r *running) startMetrics(ctx context.Context, g *errgroup.Group) error {
 			return len(waiting), wrong
 		})
 	}
+	if r.store.node != nil {
+		m.Node(func(ctx context.Context) (metrics.Node, error) { return measure(ctx, r.store.node, r.cfg.Data) })
+	}
 	if r.cfg.Metrics == "" {
 		return nil
 	}
@@ -62,6 +66,51 @@ func (r *running) startMetrics(ctx context.Context, g *errgroup.Group) error {
 		return r.folder.write("metrics", "http://"+l.Addr().String()+"/metrics")
 	}
 	return nil
+}
+
+// measure asks a node of this process.
+func measure(ctx context.Context, node *esdbnode.Node, data string) (metrics.Node, error) {
+	f, err := node.Figures()
+	if err != nil {
+		return metrics.Node{}, err
+	}
+	m := metrics.Node{
+		Writes: f.Writes, Refused: f.Refused, Events: f.Events, Bytes: f.Bytes,
+		CommitWrites: shapeOf(f.Commits.Writes), CommitEvents: shapeOf(f.Commits.Events), CommitSeconds: shapeOf(f.Commits.Seconds),
+		Queued: f.Queue.Writes, Oldest: f.Queue.Oldest,
+		Reads: f.Reads, EventsRead: f.EventsRead, Subscribers: f.Subscribers, Lag: f.Lag,
+		Disk:              map[string]uint64{"tables": f.Disk.Tables, "wal": f.Disk.WAL, "other": f.Disk.Other},
+		ReadAmplification: f.Disk.ReadAmplification, WriteAmplification: f.Disk.WriteAmplification,
+		Compacting: f.Compaction.Running, CompactionDebt: f.Compaction.Debt, FailedCompactions: f.Compaction.Failed,
+		Scavenged: f.Scavenge.Events, ScavengedAt: f.Scavenge.Last, Marks: f.Scavenge.Marks,
+	}
+	m.Full = node.Full() != nil
+	groups, err := node.Subscriptions(ctx)
+	if err != nil {
+		return m, err
+	}
+	for _, g := range groups {
+		m.Groups = append(m.Groups, metrics.Group{
+			Stream: g.Stream, Name: g.Group, Failed: g.Failed, Consumers: g.Consumers,
+			InFlight: g.InFlight, Waiting: g.Waiting, Parked: g.Parked, Behind: g.Behind,
+		})
+	}
+	last, err := readLastBackup(data)
+	if err == nil && last != nil {
+		m.BackedUpAt = last.At
+	}
+	return m, err
+}
+
+// shapeOf adds up what a histogram has below each bound.
+func shapeOf(h esdbnode.Histogram) metrics.Shape {
+	s := metrics.Shape{Count: h.Count, Sum: h.Sum, Bounds: make(map[float64]uint64, len(h.Bounds))}
+	below := uint64(0)
+	for i, bound := range h.Bounds {
+		below += h.Counts[i]
+		s.Bounds[bound] = below
+	}
+	return s
 }
 
 // watchViews counts what the part that keeps the views knows of them. Others

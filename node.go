@@ -51,7 +51,10 @@ authority in --tls-client-ca that names them; with that and no --user, every suc
 certificate will do. Several users are several --user, each with its
 --password-file. Certificates are read again for every connection, so they can be
 renewed without a restart. An address that others can reach is refused without
-TLS and users, unless --insecure says that something else keeps them out.`,
+TLS and users, unless --insecure says that something else keeps them out.
+
+The commands below look after a log, whether a process runs it (node, serve and
+the other parts) or nobody does.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if bad != nil {
@@ -64,6 +67,8 @@ TLS and users, unless --insecure says that something else keeps them out.`,
 	cmd.Flags().TextVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error (CARTWRIGHT_LOG_LEVEL)")
 	cmd.Flags().DurationVar(&cfg.Stop, "stop-within", cfg.Stop, "how long stopping may take (CARTWRIGHT_STOP_WITHIN)")
 	n.flags(cmd.Flags())
+	cmd.Flags().StringVar(&cfg.Metrics, "metrics", cfg.Metrics, "the address where /metrics is; empty is none (CARTWRIGHT_METRICS)")
+	cmd.AddCommand(newNodeTools(cfg)...)
 	return cmd
 }
 
@@ -188,7 +193,11 @@ func (s *system) startNode(ctx context.Context, g *errgroup.Group, address strin
 	if err = s.eraseAgain(ctx); err != nil {
 		return err
 	}
-	if err = (&running{system: s, part: part{name: "node"}}).startAdmin(ctx, g); err != nil {
+	r := &running{system: s, part: part{name: "node"}}
+	if err = r.startMetrics(ctx, g); err != nil {
+		return err
+	}
+	if err = r.startAdmin(ctx, g); err != nil {
 		return err
 	}
 	where := ""

@@ -66,6 +66,8 @@ type Metrics struct {
 	descs    descs
 	watched  *watched
 
+	nodeDescs nodeDescs
+
 	requests *prometheus.CounterVec
 	took     *prometheus.HistogramVec
 	problems *prometheus.CounterVec
@@ -93,7 +95,7 @@ func New(cfg Config) (*Metrics, error) {
 	if cfg.Keep <= 0 {
 		cfg.Keep = defaultKeep
 	}
-	m := &Metrics{registry: prometheus.NewRegistry(), descs: newDescs()}
+	m := &Metrics{registry: prometheus.NewRegistry(), descs: newDescs(), nodeDescs: newNodeDescs()}
 	m.vectors()
 	errs := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "cartwright_collect_errors_total", Help: "Times that a scrape had to do without what a source knows, by source.",

@@ -112,6 +112,7 @@ func fill(m *metrics.Metrics) {
 	m.Tiers(func(context.Context) ([]projections.Tier, error) {
 		return []projections.Tier{{Documents: 50}, {Year: 2024, Documents: 400}, {Year: 2023, Documents: 300}}, nil
 	})
+	m.Node(func(context.Context) (metrics.Node, error) { return aNode(), nil })
 	m.Served(http.MethodGet, "/v1/orders/:order_id", 200, "", 3*time.Millisecond)
 	m.Served(http.MethodGet, "/v1/orders/:order_id", 404, "unknown_order", 30*time.Second)
 	m.Waited("orders", 20*time.Millisecond, "met")
@@ -121,6 +122,18 @@ func fill(m *metrics.Metrics) {
 	r.Done(nil)
 	m.Replay("stock").Done(errors.New("poison"))
 	m.Replay("buyers")
+}
+
+func aNode() metrics.Node {
+	three := metrics.Shape{Count: 3, Sum: 12, Bounds: map[float64]uint64{1: 2, 8: 3}}
+	return metrics.Node{
+		Writes: map[string]map[string]uint64{"append": {"accepted": 12}}, Refused: map[string]uint64{"too_large": 2}, Events: 30, Bytes: 4000,
+		CommitWrites: three, CommitEvents: three, CommitSeconds: metrics.Shape{Count: 3, Sum: .25},
+		Queued: 4, Oldest: 500 * time.Millisecond, Reads: map[string]uint64{"all": 5}, EventsRead: 600,
+		Subscribers: map[string]uint64{"stream": 6}, Lag: 7, Disk: map[string]uint64{"wal": 80}, ReadAmplification: 2, WriteAmplification: 3.5,
+		Compacting: 1, CompactionDebt: 900, FailedCompactions: 1, Scavenged: 8, ScavengedAt: time.Unix(1_700_000_000, 0), Marks: 3, BackedUpAt: time.Unix(1_600_000_000, 0),
+		Full: true, Groups: []metrics.Group{{Stream: "$all", Name: "mail", Failed: true, Consumers: 2, InFlight: 10, Waiting: 20, Parked: 3, Behind: 50}},
+	}
 }
 
 func TestValuesAreWhatTheyStandFor(t *testing.T) {
@@ -172,6 +185,38 @@ func TestValuesAreWhatTheyStandFor(t *testing.T) {
 		`cartwright_replays_total{result="done",view="orders"} 1`,
 		`cartwright_replays_total{result="failed",view="stock"} 1`,
 		`cartwright_collect_errors_total{source="parked:orders"} 0`,
+		`cartwright_node_writes_total{kind="append",result="accepted"} 12`,
+		`cartwright_node_refused_total{reason="too_large"} 2`,
+		`cartwright_node_events_total 30`,
+		`cartwright_node_written_bytes_total 4000`,
+		`cartwright_node_commit_writes_bucket{le="1"} 2`,
+		`cartwright_node_commit_writes_bucket{le="8"} 3`,
+		`cartwright_node_commit_writes_sum 12`,
+		`cartwright_node_commit_events_count 3`,
+		`cartwright_node_commit_seconds_sum 0.25`,
+		`cartwright_node_queued_writes 4`,
+		`cartwright_node_queued_oldest_age_seconds 0.5`,
+		`cartwright_node_reads_total{of="all"} 5`,
+		`cartwright_node_read_events_total 600`,
+		`cartwright_node_subscribers{of="stream"} 6`,
+		`cartwright_node_subscriber_lag_events 7`,
+		`cartwright_node_disk_bytes{kind="wal"} 80`,
+		`cartwright_node_read_amplification 2`,
+		`cartwright_node_write_amplification_ratio 3.5`,
+		`cartwright_node_compactions_running 1`,
+		`cartwright_node_compaction_debt_bytes 900`,
+		`cartwright_node_compaction_failures_total 1`,
+		`cartwright_node_scavenged_events_total 8`,
+		`cartwright_node_scavenge_timestamp_seconds 1.7e+09`,
+		`cartwright_node_scavenge_marks 3`,
+		`cartwright_node_full 1`,
+		`cartwright_node_group_failed{group="mail",stream="$all"} 1`,
+		`cartwright_node_group_consumers{group="mail",stream="$all"} 2`,
+		`cartwright_node_group_events{group="mail",state="in_flight",stream="$all"} 10`,
+		`cartwright_node_group_events{group="mail",state="waiting",stream="$all"} 20`,
+		`cartwright_node_group_parked_events{group="mail",stream="$all"} 3`,
+		`cartwright_node_group_behind_events{group="mail",stream="$all"} 50`,
+		`cartwright_node_backup_timestamp_seconds 1.6e+09`,
 	)
 	if build := about(text, "cartwright_build_info"); len(build) != 1 || !regexp.MustCompile(`goversion="go1.*",revision="abc",version="1\.2"} 1$`).MatchString(build[0]) {
 		t.Errorf("got %q", build)
@@ -218,7 +263,7 @@ func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
 	for _, fault := range faults {
 		t.Errorf("%s: %s", fault.Metric, fault.Text)
 	}
-	if families != 28 {
+	if families != 57 {
 		t.Errorf("%d metrics were looked at; a new one belongs in fill and in the README", families)
 	}
 	if faults, _ = lint(t, "# TYPE cartwright_wait_milliseconds counter\ncartwright_wait_milliseconds 1\n"); len(faults) == 0 {
