@@ -172,12 +172,14 @@ func runNode(ctx context.Context, cfg config, n *nodeSettings, out io.Writer) (e
 		return err
 	}
 	s.opened(func(context.Context) error { return s.folder.Close() })
-	g, gctx := errgroup.WithContext(ctx)
-	err = s.startNode(gctx, g, n.Listen, door, out)
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	g, gctx := errgroup.WithContext(running)
+	if err = s.startNode(gctx, g, n.Listen, door, out); err != nil {
+		stop() // what was started before
+	}
 	g.Go(func() error {
-		if err == nil {
-			<-gctx.Done()
-		}
+		<-gctx.Done()
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Stop)
 		defer cancel()
 		return s.close(cctx)

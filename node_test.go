@@ -161,6 +161,16 @@ func TestANodeIsNotOpenByMistake(t *testing.T) {
 	s.stop()
 }
 
+func TestANodeThatCannotListenEnds(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	if out, code := tool(t, "node", "--data", data, "--listen", "127.0.0.1:99999"); code != exitFailed {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	s, _ := listening(t, data) // and lets go of its folder
+	s.stop()
+}
+
 func TestANodeHasItsFolderAlone(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
