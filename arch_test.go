@@ -48,7 +48,7 @@ var doors = map[string]door{
 	// Event stores.
 	"infra/memstore":  {ours: []string{"domain", "commands"}},
 	"infra/esdbnode":  {ours: []string{"domain"}, others: []string{modESDB, modGRPC, "google.golang.org/protobuf", modPebble, modUUID, modSync}},
-	"infra/esdbstore": {ours: []string{"domain", "commands"}, others: []string{modESDB, modGRPC, modUUID, modSync}},
+	"infra/esdbstore": {ours: []string{"domain", "commands"}, others: []string{modESDB, modGRPC, "google.golang.org/protobuf", modUUID, modSync}},
 	"infra/keyring":   {ours: []string{"domain", "commands"}, others: []string{modOtter, modUUID}},
 
 	// The way to the views.

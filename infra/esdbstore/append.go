@@ -31,17 +31,27 @@ func (s *Store) Append(ctx context.Context, stream string, after event.Revision,
 	if err != nil {
 		return fmt.Errorf("append to %s after %d: %w", stream, after, err)
 	}
-	options := esdb.AppendToStreamOptions{ExpectedRevision: esdb.NoStream{}}
+	var expect esdb.ExpectedRevision = esdb.NoStream{}
 	if after > 0 {
-		options.ExpectedRevision = esdb.Revision(uint64(after) - 1) // they number from 0, we count from 1
+		expect = esdb.Revision(uint64(after) - 1) // they number from 0, we count from 1
 	}
-	_, err = call(ctx, s, func(ctx context.Context) (*esdb.WriteResult, error) {
-		return s.client.AppendToStream(ctx, stream, options, data...)
-	})
-	if err != nil {
-		return fmt.Errorf("append to %s after %d: %w", stream, after, knownAppend(err))
+	if err = s.append(ctx, stream, expect, data); err != nil {
+		return fmt.Errorf("append to %s after %d: %w", stream, after, err)
 	}
 	return nil
+}
+
+// append sends an append by the call that all share, or by one of its own where
+// that can't be.
+func (s *Store) append(ctx context.Context, stream string, expect esdb.ExpectedRevision, data []esdb.EventData) error {
+	err := s.batch.append(ctx, s.closing, stream, expect, data)
+	if !errors.Is(err, errNoBatch) && !errors.Is(err, errTooMuch) {
+		return known(err)
+	}
+	_, err = call(ctx, s, func(ctx context.Context) (*esdb.WriteResult, error) {
+		return s.client.AppendToStream(ctx, stream, esdb.AppendToStreamOptions{ExpectedRevision: expect}, data...)
+	})
+	return knownAppend(err)
 }
 
 // knownAppend also knows an append that a server of another limit found too

@@ -1,5 +1,6 @@
 // Package esdbstore is the event store on EventStoreDB, through its official
-// client. It knows nothing of which node answers: a cluster, or ours (infra/esdbnode).
+// client, and for appends through a call the client does not know. It knows
+// nothing of which node answers: a cluster, or ours (infra/esdbnode).
 //
 // # Why
 //
@@ -20,7 +21,37 @@
 //
 // Only answers that prove it are reported as "not appended". All else, from a
 // deadline to a broken connection, leaves the outcome unknown, and the same
-// append at the same revision settles it: EventStoreDB compares the event ids.
+// append at the same revision settles it: EventStoreDB compares the event ids
+// (TestOnlyAnswersThatProveItSayThatNothingWasAppended).
+//
+// # Appends
+//
+// All appends of a store share one call of BatchAppend (TestManyAppendsShareOneCall),
+// on a connection beside the client's, which does not show its own. A call each,
+// as the client makes them, takes more than twice the CPU of store and node
+// together (BenchmarkAppend), most of it for headers, goroutines and frames that
+// say nothing of the events. The call is opened by the first append, so whoever
+// only reads has none (TestAStoreThatOnlyReadsOpensNoCall).
+//
+// Each append is answered for itself (TestARefusedAppendLeavesItsNeighboursAlone).
+// When the call breaks, all that were under way end with an unknown outcome, and
+// it is opened again; what is appended until then fails at once, since callers
+// repeat an append anyway and know better for how long
+// (TestABrokenCallLeavesOutcomesUnknownAndIsOpenedAgain). A server that takes
+// appends and decides none for ten seconds is left: with a call each, a call that
+// hangs harms one append, but this one would harm all of them for ever
+// (TestAServerThatDecidesNothingIsLeft).
+//
+// Appends go to the node that leads, whichever one is preferred for reading
+// (TestAppendsGoToTheLeader, TestANodeThatDoesNotLeadSaysWhoDoes).
+//
+// The client's own call remains for servers without BatchAppend
+// (TestConformanceWithoutBatchAppend), and for appends of more than a megabyte on
+// the wire (TestAppendsTooLargeToShareGoAlone). To send those in parts was the
+// other way; but EventStoreDB gives up an append whose last part is not there
+// after two seconds, and they would hold up all others.
+//
+// # Copies
 //
 // Copy carries a history from one log to another. It is here and not beside the
 // store, because it carries events as they lie, whoever wrote them, and those are
@@ -55,6 +86,7 @@ var errClosed = errors.New("event store is closed")
 // concurrently, and all of them end when their ctx does.
 type Store struct {
 	client *esdb.Client
+	batch  *batch // by which appends go
 	log    *slog.Logger
 
 	mu      sync.Mutex
@@ -96,7 +128,7 @@ func Connect(ctx context.Context, c Config, log *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("event store client: %w", err)
 	}
-	s := &Store{client: client, log: log, closing: make(chan struct{})}
+	s := &Store{client: client, batch: newBatch(ctx, config, log), log: log, closing: make(chan struct{})}
 	if err := s.reach(ctx, p, said); err != nil {
 		return nil, errors.Join(fmt.Errorf("reach the event store at %s: %w", c, err), s.close(0))
 	}
@@ -181,6 +213,7 @@ func (s *Store) close(grace time.Duration) error {
 	s.closed = true
 	close(s.closing)
 	s.mu.Unlock()
+	s.batch.close()
 
 	closed := make(chan error, 1)
 	go func() {

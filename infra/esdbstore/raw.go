@@ -209,12 +209,12 @@ func (s *Store) rawStream(ctx context.Context, stream string, from uint64, n int
 // appendRaw stores events from a number on, or behind whatever there is with
 // the number math.MaxUint64.
 func (s *Store) appendRaw(ctx context.Context, stream string, number uint64, events []rawEvent) error {
-	options := esdb.AppendToStreamOptions{ExpectedRevision: esdb.NoStream{}}
+	var expect esdb.ExpectedRevision = esdb.NoStream{}
 	switch {
 	case number == math.MaxUint64:
-		options.ExpectedRevision = esdb.Any{}
+		expect = esdb.Any{}
 	case number > 0:
-		options.ExpectedRevision = esdb.Revision(number - 1)
+		expect = esdb.Revision(number - 1)
 	}
 	data := make([]esdb.EventData, len(events))
 	for i, e := range events {
@@ -223,11 +223,8 @@ func (s *Store) appendRaw(ctx context.Context, stream string, number uint64, eve
 			data[i].ContentType = esdb.ContentTypeJson
 		}
 	}
-	_, err := call(ctx, s, func(ctx context.Context) (*esdb.WriteResult, error) {
-		return s.client.AppendToStream(ctx, stream, options, data...)
-	})
-	if err != nil {
-		return fmt.Errorf("append %d events to %s: %w", len(events), stream, knownAppend(err))
+	if err := s.append(ctx, stream, expect, data); err != nil {
+		return fmt.Errorf("append %d events to %s: %w", len(events), stream, err)
 	}
 	return nil
 }

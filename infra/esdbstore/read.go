@@ -178,13 +178,17 @@ const (
 	longestRest  = 5 * time.Second
 )
 
-// rest waits before the next try: longer each time, and never as long as others
-// who lost the same node.
-func (p *pauses) rest(ctx context.Context) {
+// next is how long to wait before the next try: longer each time, and never as
+// long as others who lost the same node.
+func (p *pauses) next() time.Duration {
 	pause := min(longestRest, shortestRest<<min(p.failures, 16))
 	p.failures++
-	pause = pause/2 + rand.N(pause/2+1) //nolint:gosec // not a secret
-	timer := time.NewTimer(pause)
+	return pause/2 + rand.N(pause/2+1) //nolint:gosec // not a secret
+}
+
+// rest waits before the next try.
+func (p *pauses) rest(ctx context.Context) {
+	timer := time.NewTimer(p.next())
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -1,0 +1,75 @@
+package esdbstore_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"cartwright/domain/event"
+	"cartwright/infra/esdbstore"
+	"cartwright/infra/storetest"
+)
+
+// BenchmarkAppend appends one event to a fresh stream, by the call that all share
+// and by a call of its own, with a node beside it.
+func BenchmarkAppend(b *testing.B) {
+	for _, path := range []string{"single", "batch"} {
+		for _, inflight := range []int{1, 8, 64} {
+			b.Run(fmt.Sprintf("path=%s/inflight=%d", path, inflight), func(b *testing.B) {
+				store := open(b, serve(b, place{dir: b.TempDir(), socket: filepath.Join(b.TempDir(), "n.sock")}).uri)
+				if path == "single" {
+					store.AppendAlone()
+				}
+				benchAppend(b, store, inflight)
+			})
+		}
+	}
+}
+
+func benchAppend(b *testing.B, store *esdbstore.Store, inflight int) {
+	b.Helper()
+	e := storetest.Event("order.placed", `{"note":"`+strings.Repeat("x", 390)+`"}`)
+	e.Meta = event.Meta{Cause: e.ID, Digest: e.ID, Correlation: "1234567890123456789", Actor: "anonymous", At: time.Now()}
+	appendOne := func() {
+		fresh := []event.Recorded{e}
+		fresh[0].ID = uuid.NewString()
+		if err := store.Append(b.Context(), "order-"+fresh[0].ID, 0, fresh); err != nil {
+			b.Errorf("append: %v", err)
+		}
+	}
+	appendOne() // the first one opens the call
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	b.ReportAllocs()
+	b.ResetTimer()
+	before := cpu(b)
+	var wg sync.WaitGroup
+	for range inflight {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				appendOne()
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
+	b.ReportMetric(float64((cpu(b)-before).Nanoseconds())/1000/float64(b.N), "cpu-µs/append")
+}
+
+// cpu is what this process has used so far, store and node together. It is the
+// figure to compare on a machine that does other things meanwhile.
+func cpu(tb testing.TB) time.Duration {
+	tb.Helper()
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}
