@@ -19,6 +19,14 @@
 // append of a neighbour in the same batch, has confirmed that state
 // (TestARefusalIsNeverDecidedOnStaleState).
 //
+// A look reads too, unless others are heard: a handler with a Log follows its
+// category, and asks for the log's end until that was passed. What nobody was
+// heard to change need not be read then; what another process has changed is known
+// a tenth of a second later at most, or read (TestALookReadsNothingWhereOthersAreHeard,
+// TestWhatOthersChangeIsSeenInTime, TestALookReadsWhenNothingIsHeard). It is for
+// offers, whose price every checkout looks at and few change. Commands and their
+// refusals are decided on what was read, as ever.
+//
 // An append whose outcome is unknown is sent again, the same events at the same
 // revision, before anything else is decided; the store answers it without a
 // second copy (TestAnAppendOfUnknownOutcomeIsSentAgain).
@@ -60,6 +68,10 @@ type Spec[S, C, E any] struct {
 	Batch    int           // commands decided for one append
 	Idle     int           // states kept of streams that nobody uses just now
 	Timeout  time.Duration // of one read or append
+
+	// Log is where changes by others are heard of, so that a look need not read
+	// what nobody has changed. Nil: every look reads.
+	Log Log
 }
 
 // The bounds a Spec leaves unsaid, and the size at which a batch closes.
@@ -83,6 +95,8 @@ type Handler[S, C, E any] struct {
 	stop   chan struct{}
 	once   sync.Once
 	lanes  sync.WaitGroup
+
+	hearing *hearing // nil where there is none
 }
 
 // shard is some of the lanes, so that finding one is no bottleneck.
@@ -122,6 +136,9 @@ func NewHandler[S, C, E any](spec Spec[S, C, E]) (*Handler[S, C, E], error) {
 	for i := range h.shards {
 		h.shards[i].lanes = map[string]*lane[S, C, E]{}
 	}
+	if spec.Log != nil {
+		h.hearing = hear(spec.Log, spec.Category, h.heard)
+	}
 	return h, nil
 }
 
@@ -138,6 +155,7 @@ func (h *Handler[S, C, E]) Close() {
 		}
 	})
 	h.lanes.Wait()
+	h.hearing.close()
 }
 
 // Handle decides c on the newest state of the stream of id and appends what it
@@ -162,9 +180,49 @@ func (h *Handler[S, C, E]) Recall(ctx context.Context, id string, r Request) (Do
 
 // Look shows the newest state of a stream to see, which must neither change nor
 // keep it. After an error see may still be called: what it writes must not be read.
+// Where others are heard of, newest is as of a tenth of a second ago for what they
+// have changed, and see must not wait for anything.
 func (h *Handler[S, C, E]) Look(ctx context.Context, id string, see func(S, event.Revision)) error {
+	if h.hearing.fresh() && h.glance(h.Stream(id), see) {
+		return nil
+	}
 	_, err := h.send(ctx, id, &call[S, C, E]{kind: look, see: see})
 	return err
+}
+
+// glance shows what is known of a stream that nobody is busy with, if everything
+// that has become of it was heard.
+func (h *Handler[S, C, E]) glance(stream string, see func(S, event.Revision)) bool {
+	sh := h.shard(stream)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.closed || sh.lanes[stream] != nil {
+		return false
+	}
+	f, ok := h.idle.GetIfPresent(stream)
+	if !ok || !h.hearing.covers(f.born) {
+		return false
+	}
+	see(f.state, f.at)
+	return true
+}
+
+// heard makes what is known of a stream worthless once others have appended to it.
+func (h *Handler[S, C, E]) heard(stream string, at event.Revision) {
+	sh := h.shard(stream)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if l := sh.lanes[stream]; l != nil {
+		l.heard = max(l.heard, at)
+		return
+	}
+	if f, ok := h.idle.GetIfPresent(stream); ok && f.at < at {
+		h.idle.Invalidate(stream)
+	}
+}
+
+func (h *Handler[S, C, E]) shard(stream string) *shard[S, C, E] {
+	return &h.shards[maphash.String(h.seed, stream)%shards]
 }
 
 // State gives a copy of a stream's newest state.
@@ -204,7 +262,7 @@ func (h *Handler[S, C, E]) send(ctx context.Context, id string, c *call[S, C, E]
 
 // enqueue puts c into the lane of stream, and starts the lane if nobody is in it.
 func (h *Handler[S, C, E]) enqueue(ctx context.Context, stream string, c *call[S, C, E]) error {
-	sh := &h.shards[maphash.String(h.seed, stream)%shards]
+	sh := h.shard(stream)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.closed {

@@ -44,6 +44,7 @@ type fold[S any] struct {
 	at     event.Revision
 	known  bool // read, or written, from the beginning; else the stream was only taken for new
 	causes map[string]span
+	born   int64 // a moment before it was read to its end, by the hearing's clock
 }
 
 // span is where the events of a command are.
@@ -67,6 +68,7 @@ type lane[S, C, E any] struct {
 	stream  string
 	queue   []*call[S, C, E] // guarded by shard.mu
 	fold    *fold[S]
+	heard   event.Revision // the newest of the stream that others were heard to append; guarded by shard.mu
 }
 
 // run serves the lane until nobody is in it.
@@ -74,7 +76,7 @@ func (l *lane[S, C, E]) run(ctx context.Context) {
 	if f, ok := l.handler.idle.GetIfPresent(l.stream); ok {
 		l.fold = f
 	} else {
-		l.fold = &fold[S]{causes: map[string]span{}}
+		l.forget()
 	}
 	for {
 		calls := l.next()
@@ -91,7 +93,7 @@ func (l *lane[S, C, E]) next() []*call[S, C, E] {
 	l.shard.mu.Lock()
 	defer l.shard.mu.Unlock()
 	if len(l.queue) == 0 {
-		if l.fold.known {
+		if l.fold.known && l.heard <= l.fold.at {
 			l.handler.idle.Set(l.stream, l.fold)
 		} else {
 			l.handler.idle.Invalidate(l.stream)
@@ -248,6 +250,7 @@ func (l *lane[S, C, E]) pause(d time.Duration) bool {
 func (l *lane[S, C, E]) read(ctx context.Context) error {
 	f := l.fold
 	f.unsync()
+	born := l.handler.hearing.moment()
 	if !f.known {
 		f.at = 0 // taken for new, which it is not
 	}
@@ -262,7 +265,7 @@ func (l *lane[S, C, E]) read(ctx context.Context) error {
 			return readError(l.stream, err)
 		}
 	}
-	f.known = true
+	f.known, f.born = true, born
 	return nil
 }
 
@@ -311,7 +314,9 @@ func (l *lane[S, C, E]) remember(e E, cause, digest string, at event.Revision) {
 }
 
 // forget drops a fold that can't be trusted any more.
-func (l *lane[S, C, E]) forget() { l.fold = &fold[S]{causes: map[string]span{}} }
+func (l *lane[S, C, E]) forget() {
+	l.fold = &fold[S]{causes: map[string]span{}, born: l.handler.hearing.moment()}
+}
 
 func (f *fold[S]) unsync() {
 	var none S

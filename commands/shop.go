@@ -43,6 +43,7 @@ type Setup struct {
 	Now       func() time.Time // time.Now if nil
 	PayWithin time.Duration    // the constant PayWithin if 0
 	Register  Register         // nil where this process is the only one
+	Log       Log              // where offers that others change are heard of; nil has every checkout read its offers
 
 	Channels      map[string]Channel // for payments from outside, by name
 	PollAfter     time.Duration      // when a channel is asked that has said nothing; PollAfter if 0
@@ -136,6 +137,8 @@ func Open(s Setup) (*Shop, error) {
 		sealer: s.Sealer, now: s.Now, payWithin: s.PayWithin, draw: newDrawer(s.Now), begun: begun, placed: placed, register: s.Register,
 		channels: s.Channels, pollAfter: s.PollAfter, completeAfter: s.CompleteAfter, commission: s.Commission, alarm: s.Alarm,
 	}
+	heard := s
+	s.Log = nil // but for offers, what is looked at is decided on, or has just been changed
 	return shop, errors.Join(
 		open(&shop.payments, s, events, "payment", payment.Decider, nil),
 		open(&shop.trades, s, events, "trade", trade.Decider, nil),
@@ -143,7 +146,7 @@ func Open(s Setup) (*Shop, error) {
 		open(&shop.orders, s, events, "order", order.Decider, nil),
 		open(&shop.stock, s, events, "inventory", inventory.Decider, reservationEvent),
 		open(&shop.accounts, s, events, "account", account.Decider, journalEvent),
-		open(&shop.offers, s, events, "offer", catalog.Decider, nil),
+		open(&shop.offers, heard, events, "offer", catalog.Decider, nil),
 		open(&shop.ids, s, events, "orderids", orderid.Decider, nil),
 	)
 }
@@ -152,7 +155,7 @@ func open[S, C, E any](h **Handler[S, C, E], s Setup, events *event.Registry, ca
 	d domain.Decider[S, C, E], natural func(E) bool,
 ) (err error) {
 	*h, err = NewHandler(Spec[S, C, E]{
-		Store: s.Store, Events: events, Decider: d, Category: category, Now: s.Now, Natural: natural,
+		Store: s.Store, Events: events, Decider: d, Category: category, Now: s.Now, Natural: natural, Log: s.Log,
 	})
 	return err
 }
