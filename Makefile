@@ -16,11 +16,12 @@ SOAK_TIMEOUT ?= 4h
 BENCH        ?= .
 BENCHTIME    ?= 1s
 BENCHCOUNT   ?= 1
+BENCHFLAGS   ?=
 SERVICES_DIR ?= data/services
 INTEGRATION_DIR ?= data/integration
 REAL         ?= ./infra/services ./infra/kafkabus ./infra/elasticviews ./infra/redisviews .
 
-.PHONY: all fmt lint vet test integration services-up services-down soak bench build clean help
+.PHONY: all fmt lint vet test integration services-up services-down soak bench gobench build clean help
 .DEFAULT_GOAL := all
 
 all: fmt lint test ## format, lint and test (what `make` alone does)
@@ -53,7 +54,10 @@ integration: ## run the tests of real servers, and every scenario on them
 soak: ## run all tests with SOAK_CHECKS cases a law: for a night
 	CARTWRIGHT_SOAK=1 RAPID_CHECKS=$(SOAK_CHECKS) $(GO) test -count=1 -timeout $(SOAK_TIMEOUT) $(TESTFLAGS) $(PKG)
 
-bench: ## run the benchmarks named by BENCH, BENCHCOUNT times
+bench: build ## measure it on a server of its own, and write BENCHMARKS.md
+	./cartwright bench all --out BENCHMARKS.md --revision "$$(git describe --always --dirty 2>/dev/null)" $(BENCHFLAGS)
+
+gobench: ## run the benchmarks named by BENCH, BENCHCOUNT times
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(TESTFLAGS) $(PKG)
 
 build: ## build the binary ./cartwright

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"slices"
 	"strconv"
 	"time"
@@ -134,9 +133,7 @@ func (r *running) startAdmin(ctx context.Context, g *errgroup.Group) error {
 	if r.metrics != nil {
 		mux.Handle("GET /metrics", r.metrics.Handler())
 	}
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	profiles(mux)
 	r.serveHTTP(ctx, g, l, mux)
 	return nil
 }

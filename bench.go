@@ -9,24 +9,57 @@ import (
 	"math"
 	"net/url"
 	"slices"
+	"strconv"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func newBenchCommand(cfg config) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench SCENARIO",
 		Short: "Measure a running server through its public API, replays, and the event log",
-		Args:  usageArgs(cobra.NoArgs),
+		Long: `Measure a running server through its public API. Every scenario makes its own SKUs,
+buyers and sellers, named after the run, so it may be run beside anything, and in
+the end compares what was answered with what the server shows: exit code 3 says
+that it does not agree.
+
+  checkout     carts of one unit, spread over SKUs or --hot
+  lifecycle    orders from the checkout to their completion
+  history      buyers' orders: lists, pages and orders by id
+  seller       sellers' orders and sums
+  mixed        ten reads for each checkout
+  flash        more buyers than units, all within a second
+  callbacks    payments that a channel calls back for
+  own-writes   whether whoever wrote sees it
+  node         the event log alone
+  replay       views built anew from a log
+  all          the standard set, on a server of its own, into BENCHMARKS.md
+
+With --concurrency so many requests are under way, and the next is sent when one is
+answered (a closed loop). With --rate so many are due each second, whether those
+before them were answered or not (an open loop); a latency then counts from when
+its request was due, so that a stall is in the figures of all who came meanwhile.
+--concurrency bounds how many are under way; what begins late for want of a place
+is told, and so is what could not be begun at all.
+
+Of a server on this machine its own figures are told too: CPU time and allocations
+for each operation, how many writes shared an fsync and how many commands an
+append, how far the relay and the views were behind. They are read from the
+socket in its data folder (--data), or from where its metrics are (--metrics).`,
+		Args: usageArgs(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			return usage(errors.New("which scenario? (cartwright bench -h lists them)"))
 		},
 	}
-	cmd.AddCommand(newBenchReplayCommand(cfg), newBenchNodeCommand(cfg), newBenchCheckoutCommand(), newBenchCallbacksCommand(), newBenchOwnWritesCommand())
+	cmd.AddCommand(newBenchReplayCommand(cfg), newBenchNodeCommand(cfg), newBenchCheckoutCommand(cfg), newBenchCallbacksCommand(cfg), newBenchOwnWritesCommand())
+	cmd.AddCommand(newBenchLifecycleCommand(cfg), newBenchHistoryCommand(cfg), newBenchSellerCommand(cfg), newBenchMixedCommand(cfg), newBenchFlashCommand(cfg))
+	cmd.AddCommand(newBenchAllCommand())
 	return cmd
 }
 
@@ -34,6 +67,7 @@ func newBenchCommand(cfg config) *cobra.Command {
 type benchOptions struct {
 	target      string
 	concurrency int
+	rate        float64
 	duration    time.Duration
 	count       int
 	skus        int
@@ -42,16 +76,63 @@ type benchOptions struct {
 	stock       int64
 	warmup      time.Duration
 	json        bool
+	data        string        // of the server, if it is here
+	metrics     string        // where the server's figures are
+	checkWithin time.Duration // how long what was answered may take to be seen
 }
 
-func newBenchCheckoutCommand() *cobra.Command {
+// openConcurrency bounds an open loop, unless it is said.
+const openConcurrency = 256
+
+// flags are those of every load. What they say is made whole by settle.
+func (opt *benchOptions) flags(f *pflag.FlagSet, cfg config) {
+	opt.serverFlags(f, cfg)
+	f.IntVar(&opt.concurrency, "concurrency", 32, "operations under way at once; with --rate at most ("+strconv.Itoa(openConcurrency)+" unless said)")
+	f.Float64Var(&opt.rate, "rate", 0, "operations due a second, however they are answered; 0 sends the next when one is")
+	f.DurationVar(&opt.duration, "duration", 10*time.Second, "how long is measured")
+	f.IntVar(&opt.count, "count", 0, "how many operations are measured, instead of a duration")
+	f.DurationVar(&opt.warmup, "warmup", 2*time.Second, "how long runs before it is measured (0 with --count, unless said)")
+	f.BoolVar(&opt.json, "json", false, "print the result as JSON, and nothing else, to standard output")
+}
+
+// serverFlags say which server is measured, and where its figures are.
+func (opt *benchOptions) serverFlags(f *pflag.FlagSet, cfg config) {
+	f.StringVar(&opt.target, "target", "http://127.0.0.1:8080", "the server's address")
+	f.StringVar(&opt.data, "data", cfg.Data, "the server's data folder, where its own figures are read, if it is on this machine (CARTWRIGHT_DATA)")
+	f.DurationVar(&opt.checkWithin, "check-within", verifyWithin, "how long what was answered may take to be seen, in the end")
+	f.StringVar(&opt.metrics, "metrics", "", "http://… of the server's metrics, to read them there")
+}
+
+// goodsFlags say what is sold, and to whom.
+func (opt *benchOptions) goodsFlags(f *pflag.FlagSet, skus int) {
+	f.IntVar(&opt.skus, "skus", skus, "SKUs that carts are spread over")
+	f.IntVar(&opt.buyers, "buyers", 1000, "buyers who check out in turn")
+	f.Int64Var(&opt.stock, "stock", 10_000_000, "units of each SKU")
+}
+
+// settle fills in what depends on what was said.
+func (opt *benchOptions) settle(said func(flag string) bool) error {
+	if said("count") && said("duration") {
+		return usage(errors.New("count and duration exclude each other"))
+	}
+	if opt.count > 0 && !said("warmup") {
+		opt.warmup = 0 // what is counted shall be all there is
+	}
+	if opt.rate > 0 && !said("concurrency") {
+		opt.concurrency = openConcurrency
+	}
+	return nil
+}
+
+func newBenchCheckoutCommand(cfg config) *cobra.Command {
 	var opt benchOptions
 	cmd := &cobra.Command{
 		Use:   "checkout",
-		Short: "Check out carts of one unit, as fast as they are answered",
+		Short: "Check out carts of one unit, as fast as they are answered or at a rate",
 		Long: `Checkout keeps a number of checkouts under way, each of one unit of one SKU, and
-sends the next when one is answered (a closed loop). It makes SKUs, stock and
-buyers of its own, named after the run, so it may be run beside anything.
+sends the next when one is answered (a closed loop); with --rate they come on a
+schedule (an open loop, see cartwright bench -h). It makes SKUs, stock and buyers
+of its own, named after the run, so it may be run beside anything.
 
 Order ids are drawn ahead, as many as the warm-up lets expect, so that the figures
 are those of POST /v1/checkouts alone; what had to be drawn within the measured
@@ -69,30 +150,23 @@ whole run must be shorter than the server's --pay-within, which frees unpaid goo
 Exit codes: 0 done, 1 failed, 2 usage, 3 the stock is not what it has to be.`,
 		Example: `  cartwright bench checkout --duration 30s --json
   cartwright bench checkout --hot
+  cartwright bench checkout --rate 2000 --duration 1m
   cartwright bench checkout --hot --stock 100 --count 2000 --concurrency 2000`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			said := cmd.Flags().Changed
-			if said("count") && said("duration") || said("hot") && said("skus") {
-				return usage(errors.New("count and duration exclude each other, and so do hot and skus"))
+			if said("hot") && said("skus") {
+				return usage(errors.New("hot and skus exclude each other"))
 			}
-			if opt.count > 0 && !said("warmup") {
-				opt.warmup = 0 // what is counted shall be all there is
+			if err := opt.settle(said); err != nil {
+				return err
 			}
-			return opt.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return opt.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), (*checkoutBench).checkouts)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&opt.target, "target", "http://127.0.0.1:8080", "the server's address")
-	f.IntVar(&opt.concurrency, "concurrency", 32, "checkouts under way at once")
-	f.DurationVar(&opt.duration, "duration", 10*time.Second, "how long is measured")
-	f.IntVar(&opt.count, "count", 0, "how many checkouts are measured, instead of a duration")
-	f.IntVar(&opt.skus, "skus", 1000, "SKUs that carts are spread over")
-	f.BoolVar(&opt.hot, "hot", false, "one SKU that everybody wants")
-	f.IntVar(&opt.buyers, "buyers", 1000, "buyers who check out in turn")
-	f.Int64Var(&opt.stock, "stock", 10_000_000, "units of each SKU")
-	f.DurationVar(&opt.warmup, "warmup", 2*time.Second, "how long runs before it is measured (0 with --count, unless said)")
-	f.BoolVar(&opt.json, "json", false, "print the result as JSON, and nothing else, to standard output")
+	opt.flags(cmd.Flags(), cfg)
+	opt.goodsFlags(cmd.Flags(), 1000)
+	cmd.Flags().BoolVar(&opt.hot, "hot", false, "one SKU that everybody wants")
 	return cmd
 }
 
@@ -102,6 +176,7 @@ const (
 	maxStock      = 1_000_000_000
 	maxBenchCount = 10_000_000
 	maxAhead      = 2_000_000 // ids drawn for a duration
+	maxRate       = 1_000_000
 )
 
 func (opt *benchOptions) check() error {
@@ -111,9 +186,11 @@ func (opt *benchOptions) check() error {
 	switch {
 	case opt.concurrency < 1 || opt.concurrency > maxConcurrency:
 		return fmt.Errorf("concurrency is 1 to %d", maxConcurrency)
+	case opt.rate < 0 || opt.rate > maxRate || math.IsNaN(opt.rate):
+		return fmt.Errorf("a rate is more than nothing and at most %d, or 0 for a closed loop", maxRate)
 	case opt.count < 0 || opt.count > maxBenchCount:
 		return fmt.Errorf("count is 1 to %d", maxBenchCount)
-	case opt.count == 0 && opt.duration <= 0, opt.warmup < 0:
+	case opt.count == 0 && opt.duration <= 0, opt.warmup < 0, opt.checkWithin < 0:
 		return errors.New("a duration is positive")
 	case opt.skus < 1 || opt.skus > maxSKUs || opt.buyers < 1 || opt.buyers > maxSKUs:
 		return fmt.Errorf("skus and buyers are 1 to %d", maxSKUs)
@@ -123,8 +200,19 @@ func (opt *benchOptions) check() error {
 	return nil
 }
 
+// A workload is what a scenario does. What it has no need of is nil.
+type workload struct {
+	scenario string
+	setUp    func(context.Context) error               // makes the run's own data
+	ahead    func(ctx context.Context, n int) error    // does what n operations need and is not to be measured
+	during   func(context.Context) (stop func())       // goes on while it is measured
+	one      func(context.Context, *arrival) error     // does one operation; an error ends the run
+	verify   func(context.Context) (benchCheck, error) // compares what was answered with what is there
+	tell     func(*benchReport)                        // says what only this scenario knows
+}
+
 // run measures and prints the result to out; all else goes to errs.
-func (opt *benchOptions) run(ctx context.Context, out, errs io.Writer) error {
+func (opt *benchOptions) run(ctx context.Context, out, errs io.Writer, scenario func(*checkoutBench) workload) error {
 	if err := opt.check(); err != nil {
 		return usage(err)
 	}
@@ -133,8 +221,13 @@ func (opt *benchOptions) run(ctx context.Context, out, errs io.Writer) error {
 		return usage(err)
 	}
 	defer api.close()
+	m, err := opt.meter()
+	if err != nil {
+		return usage(err)
+	}
+	defer m.close()
 	b := newCheckoutBench(*opt, api, errs)
-	report, err := b.run(ctx)
+	report, err := b.measure(ctx, scenario(b), m)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = errors.New("stopped")
@@ -152,12 +245,13 @@ func (opt *benchOptions) run(ctx context.Context, out, errs io.Writer) error {
 	case len(report.Check.Differences) > 0:
 		return &exitError{exitDifferences, fmt.Errorf("bench: %s", report.Check.Differences[0])}
 	case report.Count == 0:
-		return errors.New("bench: not one checkout was placed")
+		return errors.New("bench: not one operation was carried out")
 	}
 	return nil
 }
 
-// A checkoutBench measures checkouts of a server.
+// A checkoutBench has the goods and buyers of a run, and measures checkouts of
+// them. Other scenarios begin with it.
 type checkoutBench struct {
 	benchOptions
 	api    *client
@@ -165,6 +259,13 @@ type checkoutBench struct {
 	name   string // of the run; SKUs, sellers and buyers are named after it
 	goods  []benchSKU
 	buyers []string
+
+	sold   []soldCount // by SKU
+	ids    []drawnID   // drawn ahead
+	idRate float64
+	inline atomic.Int64 // ids drawn on the way
+	probes lagSet
+	lag    map[string]Latency
 }
 
 // A benchSKU is what is sold.
@@ -174,7 +275,7 @@ type benchSKU struct{ sku, seller string }
 const benchSellers = 50
 
 func newCheckoutBench(opt benchOptions, api *client, errs io.Writer) *checkoutBench {
-	b := &checkoutBench{benchOptions: opt, api: api, errs: errs, name: "bench-" + uuid.NewString()[:8]}
+	b := &checkoutBench{benchOptions: opt, api: api, errs: errs, name: "bench-" + uuid.NewString()[:8], sold: make([]soldCount, opt.skus)}
 	for i := range opt.skus {
 		b.goods = append(b.goods, benchSKU{fmt.Sprintf("%s-%d", b.name, i), fmt.Sprintf("%s-s%d", b.name, i%benchSellers)})
 	}
@@ -184,8 +285,9 @@ func newCheckoutBench(opt benchOptions, api *client, errs io.Writer) *checkoutBe
 	return b
 }
 
-// A benchReport is what was measured. Latencies are of checkouts that were
-// answered, refusals too.
+// A benchReport is what was measured. Latencies are of operations that were
+// answered, refusals too; in an open loop also of those that were never begun, as
+// long as they waited.
 type benchReport struct {
 	Scenario    string           `json:"scenario"`
 	Run         string           `json:"run"`
@@ -193,12 +295,19 @@ type benchReport struct {
 	SKUs        int              `json:"skus"`
 	Hot         bool             `json:"hot"`
 	DurationS   float64          `json:"duration_s"`
-	Count       int64            `json:"count"` // orders placed
-	Rate        float64          `json:"rate"`  // orders placed a second
+	Count       int64            `json:"count"` // operations done: orders placed, or completed, or queries
+	Rate        float64          `json:"rate"`  // of them, a second
 	Errors      map[string]int64 `json:"errors"`
+	Retries     map[string]int64 `json:"retries,omitempty"` // requests that were sent again, by why
 	Latency
-	IDs       benchIDs           `json:"ids"`
-	Lag       map[string]Latency `json:"lag"` // until a view shows an order, by view
+	OpenLoop  *openLoop          `json:"open_loop,omitempty"`
+	Steps     map[string]Latency `json:"steps,omitempty"` // of parts of an operation, or of its kinds
+	IDs       benchIDs           `json:"ids,omitzero"`
+	Lag       map[string]Latency `json:"lag,omitempty"` // until a view shows an order, by view
+	Flash     *flashReport       `json:"flash,omitempty"`
+	Generator generatorFigures   `json:"generator"`
+	Server    *serverFigures     `json:"server,omitempty"`
+	LeftOut   string             `json:"server_left_out,omitempty"` // why there is nothing of the server
 	VerifiedS float64            `json:"verified_s"`
 	Check     benchCheck         `json:"check"`
 }
@@ -249,74 +358,134 @@ func rounded(f float64) float64 {
 	return math.Round(f*1000) / 1000
 }
 
-// run sets everything up, measures, and checks what came of it.
-func (b *checkoutBench) run(ctx context.Context) (benchReport, error) {
-	report := benchReport{Scenario: "checkout", Run: b.name, Concurrency: b.concurrency, SKUs: b.skus, Hot: b.hot}
-	if err := b.setUp(ctx); err != nil {
-		return report, err
+// measure sets everything up, measures, and checks what came of it.
+func (b *checkoutBench) measure(ctx context.Context, w workload, m *meter) (benchReport, error) {
+	r := benchReport{Scenario: w.scenario, Run: b.name, Concurrency: b.concurrency, SKUs: b.skus, Hot: b.hot}
+	if err := w.setUp(ctx); err != nil {
+		return r, err
 	}
-	warm, err := b.load(ctx, quota{end: time.Now().Add(b.warmup)}, nil, nil)
-	if err != nil {
-		return report, err
+	warm := newTape()
+	if b.warmup > 0 {
+		if err := (pace{atOnce: b.concurrency, rate: b.rate, lasts: b.warmup}).drive(ctx, warm, w.one); err != nil {
+			return r, err
+		}
 	}
-	ids, rate, err := b.drawAhead(ctx, b.expected(warm))
-	if err != nil {
-		return report, err
+	if w.ahead != nil {
+		if err := w.ahead(ctx, b.expected(warm)); err != nil {
+			return r, err
+		}
 	}
 	b.say("measuring")
-	probes := newLagProbes(b.api)
-	done := probes.run(ctx)
-	until := quota{end: time.Now().Add(b.duration)}
-	if b.count > 0 {
-		until = quota{count: int64(b.count)}
+	if err := b.load(ctx, w, m, &r); err != nil {
+		return r, err
 	}
-	measured, err := b.load(ctx, until, ids, probes)
-	report.Lag = done()
-	if err != nil {
-		return report, err
-	}
-	report.DurationS, report.Count, report.Errors = rounded(measured.took.Seconds()), measured.placed(), measured.errors
-	report.Rate = rounded(float64(report.Count) / max(measured.took.Seconds(), 1e-9))
-	report.Latency = latencyOf(measured.latency)
-	report.IDs = benchIDs{len(ids), rounded(rate), measured.inline}
-	b.say("checking the stock")
+	b.say("checking what came of it")
 	start := time.Now()
-	report.Check, err = b.verify(ctx, warm, measured)
-	report.VerifiedS = rounded(time.Since(start).Seconds())
-	return report, err
+	var err error
+	r.Check, err = w.verify(ctx)
+	r.VerifiedS = rounded(time.Since(start).Seconds())
+	return r, err
+}
+
+// load is what is measured.
+func (b *checkoutBench) load(ctx context.Context, w workload, m *meter, r *benchReport) error {
+	stop := func() {}
+	if w.during != nil {
+		stop = w.during(ctx)
+	}
+	observed := m.observe(ctx)
+	spent, measured := spending(), newTape()
+	p := pace{atOnce: b.concurrency, rate: b.rate, count: int64(b.count)}
+	if b.count == 0 {
+		p.lasts = b.duration
+	}
+	err := p.drive(ctx, measured, w.one)
+	all := measured.all()
+	r.Generator = spent.since(all.answered())
+	stop()
+	r.Server, r.LeftOut = observed.end(ctx, all.answered()) // also after an error: somebody is waiting
+	if err != nil {
+		return err
+	}
+	r.add(measured.took, all)
+	if b.rate > 0 {
+		r.OpenLoop = &all.loop
+		r.OpenLoop.Rate = b.rate
+	}
+	if w.tell != nil {
+		w.tell(r)
+	}
+	return nil
+}
+
+// add takes in what was measured.
+func (r *benchReport) add(took time.Duration, all *stripe) {
+	r.DurationS, r.Count, r.Errors, r.Retries = rounded(took.Seconds()), all.done, all.errors, all.retries
+	r.Rate = rounded(float64(r.Count) / max(took.Seconds(), 1e-9))
+	for kind, h := range all.latency {
+		if kind == "" {
+			r.Latency = latencyOf(h)
+			continue
+		}
+		if r.Steps == nil {
+			r.Steps = map[string]Latency{}
+		}
+		r.Steps[kind] = latencyOf(h)
+	}
 }
 
 // say tells people what is going on.
 func (b *checkoutBench) say(what string) { _, _ = fmt.Fprintln(b.errs, what) } // nobody may listen
 
-// expected is how many ids the measured time will take, with some to spare.
-func (b *checkoutBench) expected(warm benchLoad) int {
-	if b.count > 0 {
+// expected is how many operations there will be, with some to spare.
+func (b *checkoutBench) expected(warm *tape) int {
+	switch {
+	case b.count > 0:
 		return b.count
-	}
-	if warm.took <= 0 {
+	case b.rate > 0:
+		return int(min(maxAhead, math.Ceil(b.rate*b.duration.Seconds())))
+	case warm.took <= 0:
 		return 0
 	}
-	return int(min(maxAhead, 1.25*float64(warm.answered())/warm.took.Seconds()*b.duration.Seconds()))
+	return int(min(maxAhead, 1.25*float64(warm.all().answered())/warm.took.Seconds()*b.duration.Seconds()))
 }
 
 // print writes the report for people.
-func (r benchReport) print(out io.Writer) error {
+func (r *benchReport) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(name, format string, values ...any) { // Flush tells whether it could be written
 		_, _ = fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, values...))
 	}
 	row("scenario", "%s, %d SKUs, %d at once", r.Scenario, r.SKUs, r.Concurrency)
-	row("placed", "%d in %.1f s, %.0f/s", r.Count, r.DurationS, r.Rate)
+	row("done", "%d in %.1f s, %.0f/s", r.Count, r.DurationS, r.Rate)
+	if o := r.OpenLoop; o != nil {
+		row("schedule", "%.0f/s, %d due, %d began late, %d could not be begun, %.1f ms behind at most", o.Rate, o.Due, o.Late, o.NotBegun, o.Behind)
+	}
 	row("latency", "%s", r.Latency)
+	for _, step := range slices.Sorted(maps.Keys(r.Steps)) {
+		row("  "+step, "%s", r.Steps[step])
+	}
 	for _, view := range slices.Sorted(maps.Keys(r.Lag)) {
 		row("lag of "+view, "%s", r.Lag[view])
 	}
 	for _, slug := range slices.Sorted(maps.Keys(r.Errors)) {
 		row("refused", "%d %s", r.Errors[slug], slug)
 	}
-	row("order ids", "%d ahead at %.0f/s, %d inline", r.IDs.Ahead, r.IDs.Rate, r.IDs.Inline)
-	row("stock", "%d taken for %d placed, %d unknown; read after %.1f s", r.Check.Taken, r.Check.Placed, r.Check.Unknown, r.VerifiedS)
+	for _, why := range slices.Sorted(maps.Keys(r.Retries)) {
+		row("sent again", "%d %s", r.Retries[why], why)
+	}
+	if f := r.Flash; f != nil {
+		row("flash", "%d buyers within %.1f s for %d units: %d placed, %d refused, the last was answered after %.2f s", f.Buyers, f.WithinS, f.Units, f.Placed, f.Refused, f.AnsweredS)
+	}
+	if r.IDs != (benchIDs{}) {
+		row("order ids", "%d ahead at %.0f/s, %d inline", r.IDs.Ahead, r.IDs.Rate, r.IDs.Inline)
+	}
+	r.Generator.print(row)
+	r.Server.print(row, r.LeftOut)
+	if r.Check.Placed > 0 || r.Check.Taken > 0 {
+		row("stock", "%d taken for %d placed, %d unknown", r.Check.Taken, r.Check.Placed, r.Check.Unknown)
+	}
+	row("checked", "%d differences, after %.1f s", len(r.Check.Differences), r.VerifiedS)
 	for _, difference := range r.Check.Differences {
 		row("difference", "%s", difference)
 	}

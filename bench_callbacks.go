@@ -29,7 +29,7 @@ type callbackOptions struct {
 	secretFile string
 }
 
-func newBenchCallbacksCommand() *cobra.Command {
+func newBenchCallbacksCommand(cfg config) *cobra.Command {
 	var opt callbackOptions
 	cmd := &cobra.Command{
 		Use:   "callbacks --secret-file F",
@@ -53,7 +53,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 a payment is not what it has to be.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opt.target, "target", "http://127.0.0.1:8080", "the server's address")
+	opt.serverFlags(f, cfg)
 	f.StringVar(&opt.listen, "listen", "127.0.0.1:8090", "where the server looks for the sandbox channel")
 	f.StringVar(&opt.merchant, "merchant", "cartwright", "the merchant's name at the sandbox")
 	f.StringVar(&opt.secretFile, "secret-file", "", "the secret of the sandbox")
@@ -82,12 +82,17 @@ func (opt *callbackOptions) run(ctx context.Context, out, errs io.Writer) error 
 		return usage(err)
 	}
 	defer api.close()
+	m, err := opt.meter()
+	if err != nil {
+		return usage(err)
+	}
+	defer m.close()
 	b := &callbackBench{checkoutBench: newCheckoutBench(opt.benchOptions, api, errs), secret: word, merchant: opt.merchant}
 	stop, err := b.playSandbox(ctx, opt.listen)
 	if err != nil {
 		return err
 	}
-	report, err := b.measure(ctx)
+	report, err := b.callBacks(ctx, m)
 	if err = errors.Join(err, stop()); err != nil {
 		return fmt.Errorf("bench: %w", err)
 	}
@@ -119,8 +124,11 @@ type callbackReport struct {
 	Rate        float64          `json:"rate"`
 	Errors      map[string]int64 `json:"errors"`
 	Latency
-	DrainedS    float64  `json:"drained_s"`
-	Differences []string `json:"differences"`
+	DrainedS    float64          `json:"drained_s"`
+	Generator   generatorFigures `json:"generator"`
+	Server      *serverFigures   `json:"server,omitempty"`
+	LeftOut     string           `json:"server_left_out,omitempty"` // why there is nothing of the server
+	Differences []string         `json:"differences"`
 }
 
 // playSandbox is the channel that the server asks to take payments.
@@ -145,7 +153,7 @@ func (b *callbackBench) playSandbox(ctx context.Context, listen string) (stop fu
 	}, nil
 }
 
-func (b *callbackBench) measure(ctx context.Context) (callbackReport, error) {
+func (b *callbackBench) callBacks(ctx context.Context, m *meter) (callbackReport, error) {
 	r := callbackReport{Scenario: "callbacks", Run: b.name, Concurrency: b.concurrency, Errors: map[string]int64{}}
 	if err := b.setUp(ctx); err != nil {
 		return r, err
@@ -156,7 +164,7 @@ func (b *callbackBench) measure(ctx context.Context) (callbackReport, error) {
 	b.say("measuring")
 	latency := newHistogram()
 	var mu sync.Mutex // guards latency and r
-	begun := time.Now()
+	observed, spent, begun := m.observe(ctx), spending(), time.Now()
 	err := b.each(ctx, len(b.payments), func(ctx context.Context, i int) error {
 		start := time.Now()
 		said := b.callBack(ctx, b.payments[i])
@@ -171,14 +179,15 @@ func (b *callbackBench) measure(ctx context.Context) (callbackReport, error) {
 		return nil
 	})
 	took := time.Since(begun)
+	r.Generator = spent.since(latency.TotalCount())
+	r.Server, r.LeftOut = observed.end(ctx, latency.TotalCount())
 	if err != nil {
 		return r, err
 	}
 	r.DurationS, r.Rate, r.Latency = rounded(took.Seconds()), rounded(float64(r.Count)/took.Seconds()), latencyOf(latency)
 	b.say("waiting until all is paid")
-	begun = time.Now()
 	r.Differences, err = b.drain(ctx)
-	r.DrainedS = rounded(time.Since(begun).Seconds())
+	r.DrainedS = rounded((time.Since(begun) - took).Seconds())
 	return r, err
 }
 
@@ -187,14 +196,13 @@ func (b *callbackBench) startPayments(ctx context.Context) error {
 	b.payments = make([]string, b.count)
 	told := newProgress(b.errs, "payments started", b.count)
 	defer told.end()
-	w := &benchWorker{bench: b.checkoutBench}
 	return b.each(ctx, b.count, func(ctx context.Context, i int) error {
 		defer told.step()
 		id, err := b.draw(ctx, b.buyers[i%len(b.buyers)])
 		if err != nil {
 			return err
 		}
-		if _, err = w.checkout(ctx, id, b.goods[i%len(b.goods)].sku); err != nil {
+		if _, err = b.checkout(ctx, id, b.goods[i%len(b.goods)].sku); err != nil {
 			return err
 		}
 		var started struct {
@@ -295,6 +303,8 @@ func (r callbackReport) print(out io.Writer) error {
 	row("scenario", "%s, %d at once", r.Scenario, r.Concurrency)
 	row("answered", "%d in %.1f s, %.0f/s", r.Count, r.DurationS, r.Rate)
 	row("latency", "%s", r.Latency)
+	r.Generator.print(row)
+	r.Server.print(row, r.LeftOut)
 	row("drained", "%.1f s after the last answer", r.DrainedS)
 	for said, n := range r.Errors {
 		row("refused", "%d %s", n, said)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -16,18 +17,15 @@ type benchCheck struct {
 	Differences []string `json:"differences"`
 }
 
-// verifyWithin is how long a view may take to catch up with the load.
+// verifyWithin is how long a view may take to catch up with the load, unless it
+// is said.
 const verifyWithin = 2 * time.Minute
 
 // maxDifferences is how many are told; one is enough to look closer.
 const maxDifferences = 20
 
 // verify reads every SKU's stock, once its view has all that happened to it.
-func (b *checkoutBench) verify(ctx context.Context, loads ...benchLoad) (benchCheck, error) {
-	all := newBenchLoad(len(b.goods))
-	for _, l := range loads {
-		all.add(l)
-	}
+func (b *checkoutBench) verify(ctx context.Context) (benchCheck, error) {
 	c := benchCheck{Differences: []string{}}
 	var mu sync.Mutex // guards c
 	err := b.each(ctx, len(b.goods), func(ctx context.Context, i int) error {
@@ -37,7 +35,7 @@ func (b *checkoutBench) verify(ctx context.Context, loads ...benchLoad) (benchCh
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		t := all.sold[i]
+		t := b.sold[i].tally()
 		c.Placed, c.Unknown, c.Taken = c.Placed+t.placed, c.Unknown+t.unknown, c.Taken+s.taken()
 		if wrong := s.differs(t, b.stock); wrong != "" && len(c.Differences) < maxDifferences {
 			c.Differences = append(c.Differences, b.goods[i].sku+": "+wrong)
@@ -61,7 +59,7 @@ func (s shownStock) taken() int64 { return s.Held + s.Allocated }
 // names orders; that of a command on the stock itself, which changes nothing,
 // names the revision to wait for.
 func (b *checkoutBench) stockOf(ctx context.Context, sku string) (shownStock, error) {
-	api := b.api.with(verifyWithin)
+	api := b.api.with(cmp.Or(b.checkWithin, verifyWithin))
 	policy := map[string]int64{"safety": 0, "backorder_limit": 0}
 	out, err := api.do(ctx, request{method: http.MethodPut, path: pathOf("/v1/inventory/", sku, "/policy"), body: policy}, nil)
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -83,21 +82,6 @@ func (b *checkoutBench) draw(ctx context.Context, buyer string) (drawnID, error)
 	return drawnID{told.OrderID, buyer}, nil
 }
 
-// A quota says how much load there is to be: a count, or all until a time.
-type quota struct {
-	count int64
-	end   time.Time
-}
-
-// A benchLoad is what workers did, and what became of it.
-type benchLoad struct {
-	took    time.Duration
-	latency *hdrhistogram.Histogram
-	errors  map[string]int64
-	sold    []tally // by SKU
-	inline  int64   // ids drawn on the way
-}
-
 // A tally is how often a checkout of one SKU ended how.
 type tally struct {
 	placed  int64
@@ -105,125 +89,94 @@ type tally struct {
 	unknown int64 // carried out, or not
 }
 
-func newBenchLoad(skus int) benchLoad {
-	return benchLoad{latency: newHistogram(), errors: map[string]int64{}, sold: make([]tally, skus)}
+// A soldCount counts a tally. It may be used concurrently.
+type soldCount struct{ placed, short, unknown atomic.Int64 }
+
+func (c *soldCount) tally() tally { return tally{c.placed.Load(), c.short.Load(), c.unknown.Load()} }
+
+// note counts how a checkout ended.
+func (c *soldCount) note(err error) {
+	refusal, refused := errors.AsType[*refusalError](err)
+	switch {
+	case err == nil:
+		c.placed.Add(1)
+	case !refused, refusal.status >= http.StatusInternalServerError:
+		c.unknown.Add(1)
+	case refusal.slug == "out_of_stock":
+		c.short.Add(1)
+	}
 }
 
-func (l *benchLoad) add(o benchLoad) {
-	l.latency.Merge(o.latency)
-	for slug, n := range o.errors {
-		l.errors[slug] += n
+// checkouts is the scenario that checks carts out and does nothing else.
+func (b *checkoutBench) checkouts() workload {
+	return workload{
+		scenario: "checkout", setUp: b.setUp, ahead: b.ahead, during: b.probe, one: b.one, verify: b.verify,
+		tell: b.tellCheckouts,
 	}
-	for i, t := range o.sold {
-		l.sold[i].placed += t.placed
-		l.sold[i].short += t.short
-		l.sold[i].unknown += t.unknown
-	}
-	l.inline += o.inline
 }
 
-func (l *benchLoad) placed() (n int64) {
-	for _, t := range l.sold {
-		n += t.placed
-	}
-	return n
+func (b *checkoutBench) tellCheckouts(r *benchReport) {
+	r.Lag, r.IDs = b.lag, benchIDs{len(b.ids), rounded(b.idRate), b.inline.Load()}
 }
 
-func (l *benchLoad) answered() int64 { return l.latency.TotalCount() }
-
-// load checks carts out until the quota is used up: each worker sends the next
-// one when the last is answered. Ids come from those drawn ahead, then from the server.
-func (b *checkoutBench) load(ctx context.Context, q quota, ids []drawnID, probes lagSet) (benchLoad, error) {
-	total := newBenchLoad(len(b.goods))
-	var mu sync.Mutex // guards total
-	var begun atomic.Int64
-	next := func() (n int64, ok bool) {
-		n = begun.Add(1) - 1
-		return n, ctx.Err() == nil && (n < q.count || time.Now().Before(q.end))
-	}
-	start := time.Now()
-	g, gctx := errgroup.WithContext(ctx)
-	for range b.concurrency {
-		g.Go(func() error {
-			w := &benchWorker{bench: b, load: newBenchLoad(len(b.goods)), probes: probes}
-			for n, ok := next(); ok && gctx.Err() == nil; n, ok = next() {
-				if err := w.one(gctx, n, ids); err != nil {
-					return err
-				}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			total.add(w.load)
-			return nil
-		})
-	}
-	err := g.Wait()
-	total.took = time.Since(start)
-	return total, errors.Join(err, ctx.Err())
+// ahead draws n ids; what was drawn until now does not count.
+func (b *checkoutBench) ahead(ctx context.Context, n int) (err error) {
+	b.ids, b.idRate, err = b.drawAhead(ctx, n)
+	b.inline.Store(0)
+	return err
 }
 
-// A benchWorker sends one checkout after another.
-type benchWorker struct {
-	bench  *checkoutBench
-	load   benchLoad
-	probes lagSet
+// probe measures the lag of views until it is told to stop.
+func (b *checkoutBench) probe(ctx context.Context) (stop func()) {
+	b.probes = newLagProbes(b.api)
+	done := b.probes.run(ctx)
+	return func() { b.lag = done() }
 }
 
-// one checks the nth cart out.
-func (w *benchWorker) one(ctx context.Context, n int64, ids []drawnID) error {
-	b := w.bench
-	var id drawnID
-	if n < int64(len(ids)) {
-		id = ids[n]
-	} else {
-		var err error
-		if id, err = b.draw(ctx, b.buyers[n%int64(len(b.buyers))]); err != nil {
-			return err
-		}
-		w.load.inline++
+// one checks a cart out.
+func (b *checkoutBench) one(ctx context.Context, a *arrival) error {
+	id, err := b.idOf(ctx, a.n)
+	if err != nil {
+		return err
 	}
+	b.sell(ctx, a, id)
+	return nil
+}
+
+// sell checks a cart of some SKU out, and says whether it was placed.
+func (b *checkoutBench) sell(ctx context.Context, a *arrival, id drawnID) (placed ackedOrder, ok bool) {
 	sku := 0
 	if len(b.goods) > 1 {
 		sku = rand.IntN(len(b.goods)) //nolint:gosec // which cart comes next guards nothing
 	}
-	start := time.Now()
-	token, err := w.checkout(ctx, id, b.goods[sku].sku)
-	took := time.Since(start)
-	refusal, refused := errors.AsType[*refusalError](err)
-	switch {
-	case err == nil:
-		recordLatency(w.load.latency, took)
-		w.load.sold[sku].placed++
-		w.probes.offer(ackedOrder{buyer: id.buyer, seller: b.goods[sku].seller, token: token, at: start.Add(took)})
-	case refused:
-		recordLatency(w.load.latency, took)
-		w.refused(refusal, &w.load.sold[sku])
-	default: // nothing came back
-		w.load.errors["no_answer"]++
-		w.load.sold[sku].unknown++
+	a.ready()
+	token, err := b.checkout(ctx, id, b.goods[sku].sku)
+	placed = ackedOrder{buyer: id.buyer, seller: b.goods[sku].seller, token: token, at: time.Now()}
+	a.ended(err)
+	b.sold[sku].note(err)
+	if err == nil {
+		b.probes.offer(placed)
+		return placed, true
+	}
+	if _, refused := errors.AsType[*refusalError](err); !refused { // nothing came back
 		rest(ctx, 10*time.Millisecond)
 	}
-	return nil
+	return placed, false
 }
 
-func (w *benchWorker) refused(e *refusalError, t *tally) {
-	slug := e.slug
-	if slug == "" {
-		slug = strconv.Itoa(e.status)
+// idOf gives the nth id: one drawn ahead, or from the server.
+func (b *checkoutBench) idOf(ctx context.Context, n int64) (drawnID, error) {
+	if n < int64(len(b.ids)) {
+		return b.ids[n], nil
 	}
-	w.load.errors[slug]++
-	switch {
-	case e.status >= http.StatusInternalServerError:
-		t.unknown++
-	case slug == "out_of_stock":
-		t.short++
-	}
+	b.inline.Add(1)
+	return b.draw(ctx, b.buyers[n%int64(len(b.buyers))])
 }
 
 // checkout sends one cart once, and gives the token of its answer. It is the
 // hot loop: the answer is read to its end and not looked at.
-func (w *benchWorker) checkout(ctx context.Context, id drawnID, sku string) (string, error) {
-	c := w.bench.api
+func (b *checkoutBench) checkout(ctx context.Context, id drawnID, sku string) (string, error) {
+	c := b.api
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/v1/checkouts", bytes.NewReader(cart(id, sku)))
 	if err != nil {
 		return "", fmt.Errorf("checkout: %w", err)

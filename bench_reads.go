@@ -229,7 +229,7 @@ func (b *ownWritesBench) setUp(ctx context.Context, errs io.Writer) ([]*ownWrite
 	if err := shop.setUp(ctx); err != nil {
 		return nil, err
 	}
-	return writers, shop.each(ctx, len(writers), func(ctx context.Context, i int) error { return writers[i].fund(ctx) })
+	return writers, shop.each(ctx, len(writers), func(ctx context.Context, i int) error { return shop.fund(ctx, writers[i].buyer) })
 }
 
 // settle asks for the sums of the seller whom all share, once everybody's last
@@ -311,20 +311,6 @@ func (s sales) atLeast(shown shownSums) string {
 			shown.Orders, shown.ByStatus[order.StatusPaid], shown.ByStatus[order.StatusCancelled], s.placed, s.paid, s.cancelled)
 	}
 	return ""
-}
-
-// fund opens the buyer's account with money enough for all.
-func (w *ownWriter) fund(ctx context.Context) error {
-	account := map[string]string{"account_id": w.buyer, "currency": "BRL"}
-	if _, err := w.shop.api.do(ctx, request{method: http.MethodPost, path: "/v1/accounts", body: account}, nil); err != nil {
-		return fmt.Errorf("open an account of %s: %w", w.buyer, err)
-	}
-	amount := map[string]money.Money{"amount": {Amount: maxStock, Currency: "BRL"}}
-	_, err := w.shop.api.do(ctx, request{method: http.MethodPost, path: pathOf("/v1/accounts/", w.buyer, "/deposits"), key: "fund", body: amount}, nil)
-	if err != nil {
-		return fmt.Errorf("fund %s: %w", w.buyer, err)
-	}
-	return nil
 }
 
 // work writes until it is time to end; what was begun is finished.

@@ -67,6 +67,7 @@ type config struct {
 	Complete     time.Duration `env:"CARTWRIGHT_COMPLETE_AFTER" envDefault:"168h"` // since all was delivered; 0 is never
 	PollAfter    time.Duration `env:"CARTWRIGHT_POLL_AFTER" envDefault:"1m"`
 	Metrics      string        `env:"CARTWRIGHT_METRICS"`
+	Pprof        string        `env:"CARTWRIGHT_PPROF"`
 }
 
 // A login is how to get into a server. Passwords come from the environment or
@@ -123,6 +124,7 @@ func (c *config) backendFlags(f *pflag.FlagSet) {
 // partFlags are those of what stays.
 func (c *config) partFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.Metrics, "metrics", c.Metrics, "the address where /metrics is; empty is none (CARTWRIGHT_METRICS)")
+	f.StringVar(&c.Pprof, "pprof", c.Pprof, "the address of this machine's own where profilers ask, under /debug/pprof/; empty is none (CARTWRIGHT_PPROF)")
 }
 
 func (c *config) listenFlag(f *pflag.FlagSet) {
@@ -177,6 +179,9 @@ func (c *config) check() error {
 	}
 	if c.ArchiveAfter <= 0 || c.ArchiveEvery < 0 {
 		errs = append(errs, errors.New("CARTWRIGHT_ARCHIVE_AFTER is more than nothing, CARTWRIGHT_ARCHIVE_EVERY is not negative"))
+	}
+	if c.Pprof != "" && !loopback(c.Pprof) {
+		errs = append(errs, errors.New("CARTWRIGHT_PPROF is an address that only this machine reaches, like 127.0.0.1:6060: a profile shows what is in memory"))
 	}
 	if c.Data == "" {
 		errs = append(errs, errors.New("a data folder is needed"))

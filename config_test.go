@@ -78,6 +78,7 @@ func TestASettingThatMakesNoSenseIsRefused(t *testing.T) {
 		"an API key twice":                func(c *config) { c.ElasticsearchIndex.APIKey, c.ElasticsearchIndex.APIKeyFile = "k", "f" },
 		"an API key beside a login":       func(c *config) { c.ElasticsearchIndex.APIKey, c.ElasticsearchLogin.User = "k", "u" },
 		"a negative rate":                 func(c *config) { c.RateLimit = -1 },
+		"profiles for everybody":          func(c *config) { c.Pprof = ":6060" },
 		"an Elasticsearch without scheme": func(c *config) { c.Elasticsearch = []string{"es:9200"} },
 	} {
 		c := good

@@ -99,7 +99,7 @@ func (f *folder) write(name, word string) error {
 // Close takes everything out of run/ and gives the folder up.
 func (f *folder) Close() error {
 	var errs []error
-	for _, name := range []string{"node.sock", "admin.sock", "kafka", "http"} {
+	for _, name := range []string{"node.sock", "admin.sock", "kafka", "http", "metrics", "pprof"} {
 		path := f.run(name)
 		if target, err := os.Readlink(path); err == nil {
 			errs = append(errs, os.RemoveAll(filepath.Dir(target)))

@@ -33,6 +33,9 @@ func (r *running) startMetrics(ctx context.Context, g *errgroup.Group) error {
 	r.metrics = m
 	m.Head(r.store.Head)
 	r.watchViews(m)
+	if r.lanes != nil {
+		m.Lanes(r.lanes.shapes)
+	}
 	if r.relay != nil {
 		m.Relay(func() metrics.Relay {
 			s := r.relay.Status()
@@ -52,6 +55,11 @@ func (r *running) startMetrics(ctx context.Context, g *errgroup.Group) error {
 	if r.store.node != nil {
 		m.Node(func(ctx context.Context) (metrics.Node, error) { return measure(ctx, r.store.node, r.cfg.Data) })
 	}
+	return r.listenForCollectors(ctx, g)
+}
+
+// listenForCollectors opens the address where the metrics are, if there is one.
+func (r *running) listenForCollectors(ctx context.Context, g *errgroup.Group) error {
 	if r.cfg.Metrics == "" {
 		return nil
 	}
@@ -60,7 +68,7 @@ func (r *running) startMetrics(ctx context.Context, g *errgroup.Group) error {
 		return fmt.Errorf("listen for collectors of metrics: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", m.Handler())
+	mux.Handle("GET /metrics", r.metrics.Handler())
 	r.serveHTTP(ctx, g, l, mux)
 	if r.folder != nil {
 		return r.folder.write("metrics", "http://"+l.Addr().String()+"/metrics")

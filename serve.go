@@ -162,7 +162,7 @@ type running struct {
 // start starts everything, and says on out when it is ready.
 func (r *running) start(ctx context.Context, g *errgroup.Group, out io.Writer) error {
 	for _, begin := range []func(context.Context, *errgroup.Group) error{
-		r.startRelay, r.startProjections, r.startProcess, r.startMetrics, r.startAdmin,
+		r.startRelay, r.startProjections, r.startProcess, r.startMetrics, r.startProfiles, r.startAdmin,
 	} {
 		if err := begin(ctx, g); err != nil {
 			return err

@@ -259,7 +259,7 @@ func startTraffic(t *testing.T, s *server, perSecond float64) *traffic {
 		t.Fatal(err)
 	}
 	err = x.shop.each(t.Context(), trafficBuyers, func(ctx context.Context, i int) error {
-		return (&ownWriter{shop: x.shop, buyer: x.shop.buyers[i]}).fund(ctx)
+		return x.shop.fund(ctx, x.shop.buyers[i])
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -55,6 +55,7 @@ type system struct {
 	channels  map[string]commands.Channel
 	listeners map[string]writeapi.Listener
 	metrics   *metrics.Metrics                     // nil in tools
+	lanes     *laneCounts                          // nil where nothing is decided
 	written   *otter.Cache[string, event.Revision] // how far this process has written orders lately; nil where it writes none
 
 	closers []func(context.Context) error // in the order of opening
@@ -167,7 +168,7 @@ func (s *system) openBus(ctx context.Context, need needs) (err error) {
 	}
 	if len(s.brokers) == 0 {
 		s.bookmark = embeddedBookmark
-		s.broker, err = kafkanode.Open(kafkanode.Options{ //nolint:contextcheck // a repair that has begun is finished
+		s.broker, err = kafkanode.Open(kafkanode.Options{
 			Dir: s.folder.path + "/kafka", Log: s.log, Topic: s.cfg.topic(), Partitions: partitions,
 		})
 		if err != nil {
@@ -260,8 +261,9 @@ func (s *system) openShop(ctx context.Context, need needs) (err error) {
 	if err = s.openChannels(); err != nil {
 		return err
 	}
+	s.lanes = &laneCounts{}
 	setup := commands.Setup{
-		Store: notingStore{s.store, s.written}, Sealer: s.ring, PayWithin: s.cfg.PayWithin,
+		Store: countingStore{notingStore{s.store, s.written}, s.lanes}, Log: s.store, Sealer: s.ring, PayWithin: s.cfg.PayWithin,
 		Channels: s.channels, PollAfter: s.cfg.PollAfter, CompleteAfter: s.cfg.Complete, Commission: s.cfg.Commission, Alarm: s.alarm,
 	}
 	if s.redis != nil {

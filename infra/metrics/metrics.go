@@ -16,7 +16,8 @@
 // known. It looks like health, and an alert on it stays silent; absence can be
 // alerted on. Answers are kept for some seconds, so that many scrapers are no
 // load (TestAnAnswerIsKeptForAWhile), and an engine that hangs is asked by one at
-// a time (TestAnEngineThatHangsIsAskedOnce).
+// a time (TestAnEngineThatHangsIsAskedOnce). Who measures a moment says so by
+// Cache-Control: no-cache (TestWhoMeasuresAMomentIsGivenNothingThatWasKept).
 //
 // The registry is our own: a library's init adds nothing to it, and two
 // processes in one test don't meet (TestTwoProcessesDoNotMeet).
@@ -154,10 +155,11 @@ func build(cfg Config) prometheus.Collector {
 	return g
 }
 
-// Handler answers scrapes.
+// Handler answers scrapes. One with Cache-Control: no-cache is given no answer
+// that was kept.
 func (m *Metrics) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		m.watched.refresh(r.Context())
+		m.watched.refresh(r.Context(), r.Header.Get("Cache-Control") == "no-cache")
 		m.serve.ServeHTTP(w, r)
 	})
 }

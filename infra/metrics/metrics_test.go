@@ -107,6 +107,9 @@ func fill(m *metrics.Metrics) {
 	})
 	m.Reactions(func() (done, failed, parked int64) { return 20, 6, 2 })
 	m.Stuck(func(context.Context) (int, error) { return 3, nil })
+	m.Lanes(func() map[string]metrics.Shape {
+		return map[string]metrics.Shape{"order": {Count: 10, Sum: 40, Bounds: map[float64]uint64{1: 2, 4: 9}}}
+	})
 	m.Alarm("paid_twice")
 	(*metrics.Metrics)(nil).Alarm("paid_twice")
 	m.Tiers(func(context.Context) ([]projections.Tier, error) {
@@ -163,6 +166,9 @@ func TestValuesAreWhatTheyStandFor(t *testing.T) {
 		`cartwright_reactions_total{result="failed"} 6`,
 		`cartwright_reactions_total{result="parked"} 2`,
 		`cartwright_process_parked_streams 3`,
+		`cartwright_lane_commands_bucket{category="order",le="4"} 9`,
+		`cartwright_lane_commands_sum{category="order"} 40`,
+		`cartwright_lane_commands_count{category="order"} 10`,
 		`cartwright_alarms_total{kind="paid_twice"} 1`,
 		`cartwright_archive_documents{tier="recent"} 50`,
 		`cartwright_archive_documents{tier="2024"} 400`,
@@ -263,7 +269,7 @@ func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
 	for _, fault := range faults {
 		t.Errorf("%s: %s", fault.Metric, fault.Text)
 	}
-	if families != 57 {
+	if families != 58 {
 		t.Errorf("%d metrics were looked at; a new one belongs in fill and in the README", families)
 	}
 	if faults, _ = lint(t, "# TYPE cartwright_wait_milliseconds counter\ncartwright_wait_milliseconds 1\n"); len(faults) == 0 {
@@ -381,6 +387,24 @@ func TestAnAnswerIsKeptForAWhile(t *testing.T) {
 		broken = nil
 		time.Sleep(5 * time.Second)
 		has(t, scrape(t, m), `cartwright_archive_documents{tier="recent"} 3`)
+	})
+}
+
+func TestWhoMeasuresAMomentIsGivenNothingThatWasKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := open(t, metrics.Config{})
+		var heads uint64
+		m.Head(func(context.Context) (uint64, error) {
+			heads++
+			return heads, nil
+		})
+		scrape(t, m)
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", http.NoBody)
+		req.Header.Set("Cache-Control", "no-cache")
+		rec := httptest.NewRecorder()
+		m.Handler().ServeHTTP(rec, req)
+		has(t, rec.Body.String(), `cartwright_log_head_position 2`)
+		has(t, scrape(t, m), `cartwright_log_head_position 2`) // others may have it
 	})
 }
 

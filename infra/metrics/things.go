@@ -17,6 +17,7 @@ type descs struct {
 	unread, head, seen                                       *prometheus.Desc
 	relayAt, relayAge, relayPublished, relayErrors, relayOff *prometheus.Desc
 	reactions, halted, tiers                                 *prometheus.Desc
+	lanes                                                    *prometheus.Desc
 }
 
 func newDescs() descs {
@@ -44,6 +45,7 @@ func newDescs() descs {
 
 		reactions: desc("reactions_total", "Reactions of the processes to events, by result (done, failed, parked). One that failed is tried again.", "result"),
 		halted:    desc("process_parked_streams", "Streams that call for something which a process could not bring about."),
+		lanes:     desc("lane_commands", "Commands that shared an append, by category of stream.", "category"),
 		tiers:     desc("archive_documents", "Orders in the index, by tier: recent, or the year of a part of the archive.", "tier"),
 	}
 }
@@ -158,6 +160,16 @@ func (m *Metrics) Reactions(status func() (done, failed, parked int64)) {
 			counter(m.descs.reactions, float64(done), "done"), counter(m.descs.reactions, float64(failed), "failed"),
 			counter(m.descs.reactions, float64(parked), "parked"),
 		}
+	})
+}
+
+// Lanes watches how many commands share an append, by category of stream.
+func (m *Metrics) Lanes(shapes func() map[string]Shape) {
+	m.watched.count("lanes", func() (all []prometheus.Metric) {
+		for category, s := range shapes() {
+			all = append(all, prometheus.MustNewConstHistogram(m.descs.lanes, s.Count, s.Sum, s.Bounds, category))
+		}
+		return all
 	})
 }
 

@@ -59,10 +59,10 @@ func (w *watched) count(name string, read func() []prometheus.Metric) {
 	w.counts[name] = read
 }
 
-// refresh asks every source whose answer is too old, and returns when all have
-// answered, or when there is no more patience.
-func (w *watched) refresh(ctx context.Context) {
-	asked := w.begin(ctx)
+// refresh asks every source whose answer is too old, or every source, and returns
+// when all have answered, or when there is no more patience.
+func (w *watched) refresh(ctx context.Context, every bool) {
+	asked := w.begin(ctx, every)
 	patience := time.NewTimer(w.patience)
 	defer patience.Stop()
 	for _, one := range asked {
@@ -84,7 +84,7 @@ type asked struct {
 
 // begin asks what is to be asked and is not being asked already. The answer is
 // for others too, so a scraper that goes away does not take it with him.
-func (w *watched) begin(ctx context.Context) []asked {
+func (w *watched) begin(ctx context.Context, every bool) []asked {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -94,7 +94,7 @@ func (w *watched) begin(ctx context.Context) []asked {
 	var all []asked
 	for name, s := range w.sources {
 		if s.pending == nil {
-			if time.Now().Before(s.good) {
+			if !every && time.Now().Before(s.good) {
 				continue
 			}
 			s.pending, s.missed = make(chan struct{}), false

@@ -1,0 +1,427 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+)
+
+// A standardSet runs the scenarios that BENCHMARKS.md tells of. Each runs in a
+// process of its own, by a command line that anybody can repeat.
+type standardSet struct {
+	out       string
+	duration  time.Duration
+	events    int
+	scenarios []string
+	json      bool
+	revision  string
+
+	program string // this one
+	folder  string
+	errs    io.Writer
+	url     string // of the server
+	sandbox string // where the server looks for the sandbox channel
+	did     setReport
+}
+
+// A setReport is what was measured.
+type setReport struct {
+	Machine  machine      `json:"machine"`
+	Duration string       `json:"duration"` // of each scenario
+	Start    float64      `json:"start_s"`
+	Restart  float64      `json:"restart_s"` // with all that was written
+	Bytes    int64        `json:"data_bytes"`
+	Runs     []setRun     `json:"runs"`
+	Log      []NodeRate   `json:"log,omitempty"`
+	Replays  []ReplayRate `json:"replays,omitempty"`
+	Commands []string     `json:"commands"`
+	Wrong    []string     `json:"differences"`
+}
+
+// A setRun is one scenario.
+type setRun struct {
+	Name string `json:"name"`
+	What string `json:"what"`
+	scenarioReport
+}
+
+// A scenarioReport is what any scenario of a server reports.
+type scenarioReport struct {
+	benchReport
+	DrainedS    float64               `json:"drained_s,omitempty"`
+	Reads       map[string]readReport `json:"reads,omitempty"`
+	Stale       int64                 `json:"stale,omitempty"`
+	Differences []string              `json:"differences,omitempty"`
+}
+
+// A standardRun is a scenario of the set, by the name that --scenario knows.
+type standardRun struct {
+	name, what string
+	args       []string
+	timed      bool // it takes --duration
+}
+
+// standardRuns are the scenarios that need a server.
+func (s *standardSet) standardRuns() []standardRun {
+	return []standardRun{
+		{"checkout", "checkouts over 1,000 SKUs, 32 at once", []string{"checkout"}, true},
+		{"hot", "checkouts of one SKU, 32 at once", []string{"checkout", "--hot"}, true},
+		{"hot-256", "checkouts of one SKU, 256 at once", []string{"checkout", "--hot", "--concurrency", "256"}, true},
+		{"open", "checkouts over 1,000 SKUs, due on a schedule", []string{"checkout"}, true},
+		{"lifecycle", "orders from checkout to completion", []string{"lifecycle"}, true},
+		{"order", "orders by id", []string{"history", "--kind", "order"}, true},
+		{"history", "a buyer's pages", []string{"history", "--kind", "page,next"}, true},
+		{"seller", "a seller's list and sums", []string{"seller"}, true},
+		{"mixed", "ten reads for each checkout", []string{"mixed"}, true},
+		{"flash", "10,000 buyers for 1,000 units in a second", []string{"flash"}, false},
+		{"callbacks", "payments called back for", []string{"callbacks", "--secret-file", s.secretFile(), "--listen", s.sandbox}, false},
+		{"own-writes", "writes, each read back everywhere", []string{"own-writes"}, true},
+	}
+}
+
+func standardNames() []string {
+	var names []string
+	for _, r := range (&standardSet{}).standardRuns() {
+		names = append(names, r.name)
+	}
+	return append(names, "node", "replay")
+}
+
+func newBenchAllCommand() *cobra.Command {
+	var s standardSet
+	cmd := &cobra.Command{
+		Use:   "all",
+		Short: "Run the standard set against a server of its own, and write it down",
+		Long: `All starts a server on a temporary folder, runs the standard set of scenarios one
+after the other, each in a process of its own, then has the views verified and the
+books reconciled, stops the server, measures the event log and replays alone, and
+deletes everything. The server is set by the environment as any is, so with
+CARTWRIGHT_KAFKA and others it uses real servers, in a namespace of the run, which
+is left there.
+
+With --out the result goes into that file, between the two lines that say so if it
+has them; what stands before and behind them stays.
+
+The set is ` + strings.Join(standardNames(), ", ") + `.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 something that was checked was wrong.`,
+		Example: `  cartwright bench all --out BENCHMARKS.md
+  cartwright bench all --duration 30s --scenario checkout,hot,flash --json`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s.errs = cmd.ErrOrStderr()
+			if err := s.check(); err != nil {
+				return usage(err)
+			}
+			return s.run(cmd.Context(), cmd.OutOrStdout())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&s.out, "out", "", "the file to write to; empty is standard output")
+	f.DurationVar(&s.duration, "duration", 10*time.Second, "how long each scenario is measured")
+	f.IntVar(&s.events, "events", 1_000_000, "how long the logs of node and replay are")
+	f.StringSliceVar(&s.scenarios, "scenario", standardNames(), "those of the set that are run")
+	f.StringVar(&s.revision, "revision", "", "of the source, where the program does not know")
+	f.BoolVar(&s.json, "json", false, "print the result as JSON, and nothing else, to standard output")
+	return cmd
+}
+
+func (s *standardSet) check() error {
+	if s.duration <= 0 || s.events < lifeEvents || s.events > maxReplayed {
+		return fmt.Errorf("a duration is positive, and events are %d to %d", lifeEvents, maxReplayed)
+	}
+	for _, name := range s.scenarios {
+		if !slices.Contains(standardNames(), name) {
+			return fmt.Errorf("the scenario %q is none of %s", name, strings.Join(standardNames(), ", "))
+		}
+	}
+	return nil
+}
+
+func (s *standardSet) run(ctx context.Context, out io.Writer) (err error) {
+	if s.program, err = os.Executable(); err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	if s.folder, err = os.MkdirTemp("", "cartwright-bench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(s.folder)) }()
+	s.did = setReport{Machine: thisMachine(s.revision), Duration: s.duration.String(), Wrong: []string{}}
+	for _, step := range []func(context.Context) error{s.onServer, s.onLog, s.onViews} {
+		if err = step(ctx); err != nil {
+			if ctx.Err() != nil {
+				err = errors.New("stopped")
+			}
+			return fmt.Errorf("bench: %w", err)
+		}
+	}
+	if err = s.write(out); err != nil {
+		return err
+	}
+	if len(s.did.Wrong) > 0 {
+		return &exitError{exitDifferences, fmt.Errorf("bench: %s", s.did.Wrong[0])}
+	}
+	return nil
+}
+
+func (s *standardSet) wants(name string) bool { return slices.Contains(s.scenarios, name) }
+
+func (s *standardSet) data() string       { return filepath.Join(s.folder, "data") }
+func (s *standardSet) secretFile() string { return filepath.Join(s.folder, "secret") }
+
+// onServer runs the scenarios that need a server.
+func (s *standardSet) onServer(ctx context.Context) (err error) {
+	if s.sandbox, err = freeAddress(ctx); err != nil {
+		return err
+	}
+	runs := slices.DeleteFunc(s.standardRuns(), func(r standardRun) bool { return !s.wants(r.name) })
+	if len(runs) == 0 {
+		return nil
+	}
+	if err = os.WriteFile(s.secretFile(), []byte(uuid.NewString()), 0o600); err != nil {
+		return err
+	}
+	namespace := "bench-" + uuid.NewString()[:8]
+	server, took, err := s.serve(ctx, namespace)
+	if err != nil {
+		return err
+	}
+	s.did.Start = took
+	for _, r := range runs {
+		if err = s.measure(ctx, r); err != nil {
+			return errors.Join(err, server.stop())
+		}
+	}
+	if err = errors.Join(s.audit(ctx), server.stop()); err != nil {
+		return err
+	}
+	if s.did.Bytes, err = sizeOf(s.data()); err != nil {
+		return err
+	}
+	if server, s.did.Restart, err = s.serve(ctx, namespace); err != nil {
+		return err
+	}
+	return errors.Join(server.stop(), os.RemoveAll(s.data())) // there may not be room for what follows
+}
+
+// measure runs one scenario.
+func (s *standardSet) measure(ctx context.Context, r standardRun) error {
+	args := slices.Clone(r.args)
+	if r.timed {
+		args = append(args, "--duration", s.duration.String())
+	}
+	if r.timed && r.name != "own-writes" && s.duration < 2*time.Second {
+		args = append(args, "--warmup", s.duration.String())
+	}
+	if r.name == "open" {
+		args = append(args, "--rate", strconv.FormatFloat(s.openRate(), 'f', 0, 64))
+		r.what += ", six tenths of that"
+	}
+	args = append(args, "--target", s.url)
+	if r.name != "own-writes" {
+		args = append(args, "--data", s.data())
+	}
+	run := setRun{Name: r.name, What: r.what}
+	if err := s.child(ctx, &run.scenarioReport, append([]string{"bench"}, args...)...); err != nil {
+		return err
+	}
+	for _, wrong := range append(run.Differences, run.Check.Differences...) {
+		s.did.Wrong = append(s.did.Wrong, r.name+": "+wrong)
+	}
+	s.did.Runs = append(s.did.Runs, run)
+	return nil
+}
+
+// openRate is what the server can surely take: six tenths of what it took of the
+// same load in a closed loop, or little.
+func (s *standardSet) openRate() float64 {
+	for _, r := range s.did.Runs {
+		if r.Name == "checkout" {
+			return max(1, .6*r.Rate)
+		}
+	}
+	return 500
+}
+
+// audit has the whole server checked.
+func (s *standardSet) audit(ctx context.Context) error {
+	for _, args := range [][]string{{"verify"}, {"reconcile", "--grace", "1s"}} {
+		if err := s.child(ctx, nil, append(args, "--data", s.data())...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// onLog measures the event log alone.
+func (s *standardSet) onLog(ctx context.Context) error {
+	if !s.wants("node") {
+		return nil
+	}
+	var r NodeReport
+	err := s.child(ctx, &r, "bench", "node", "--duration", s.duration.String(), "--events", strconv.Itoa(s.events))
+	for _, run := range r.Runs {
+		for _, wrong := range run.Differences {
+			s.did.Wrong = append(s.did.Wrong, "node: "+wrong)
+		}
+	}
+	s.did.Log = r.Runs
+	return err
+}
+
+// onViews measures replays alone.
+func (s *standardSet) onViews(ctx context.Context) error {
+	if !s.wants("replay") {
+		return nil
+	}
+	var r ReplayReport
+	err := s.child(ctx, &r, "bench", "replay", "--events", strconv.Itoa(s.events), "--view", "all")
+	s.did.Replays = r.Replays
+	return err
+}
+
+// child runs this program, and reads its answer unless into is nil. That there are
+// differences is noted, and no error.
+func (s *standardSet) child(ctx context.Context, into any, args ...string) error {
+	line := s.repeatable(args)
+	s.did.Commands = append(s.did.Commands, line)
+	if into != nil {
+		args = append(args, "--json")
+	}
+	_, _ = fmt.Fprintln(s.errs, "cartwright", line) // nobody may listen
+	cmd := s.command(ctx, args...)
+	cmd.Stderr = s.errs
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == exitDifferences {
+		s.did.Wrong = append(s.did.Wrong, line+": exit code 3")
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", line, err)
+	}
+	if into == nil {
+		return nil
+	}
+	if err = json.Unmarshal(out, into); err != nil {
+		return fmt.Errorf("%s: this is no report: %w", line, err)
+	}
+	return nil
+}
+
+// repeatable is a command line for a server where they are by default.
+func (s *standardSet) repeatable(args []string) string {
+	said := slices.Clone(args)
+	for i := 0; i < len(said); {
+		switch said[i] {
+		case "--target", "--data", "--listen":
+			said = slices.Delete(said, i, i+2)
+		case s.secretFile():
+			said[i] = "secret"
+			i++
+		default:
+			i++
+		}
+	}
+	return strings.Join(said, " ")
+}
+
+// command makes a command of this program that is interrupted, not killed.
+func (s *standardSet) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, s.program, args...) //nolint:gosec // it is this program
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = time.Minute
+	return cmd
+}
+
+// A startedServer is one that was started here.
+type startedServer struct {
+	cmd  *exec.Cmd
+	rest chan error // closes when its output has ended
+}
+
+// serve starts a server, and tells how long it took to be ready.
+func (s *standardSet) serve(ctx context.Context, namespace string) (*startedServer, float64, error) {
+	args := []string{"serve", "--data", s.data(), "--listen", "127.0.0.1:0", "--namespace", namespace, "--rate-limit", "0", "--pay-within", "24h"}
+	_, _ = fmt.Fprintln(s.errs, "cartwright", strings.Join(args, " ")) // nobody may listen
+	cmd := s.command(ctx, args...)
+	cmd.Env = append(os.Environ(), "CARTWRIGHT_SANDBOX_URL=http://"+s.sandbox, "CARTWRIGHT_SANDBOX_SECRET_FILE="+s.secretFile())
+	cmd.Stderr = s.errs
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, 0, err
+	}
+	begun := time.Now()
+	if err = cmd.Start(); err != nil {
+		return nil, 0, fmt.Errorf("start a server: %w", err)
+	}
+	server := &startedServer{cmd: cmd, rest: make(chan error, 1)}
+	lines := bufio.NewReader(out)
+	ready, err := lines.ReadString('\n')
+	if err != nil {
+		return nil, 0, errors.Join(fmt.Errorf("the server is not ready: %w", err), cmd.Wait())
+	}
+	took := rounded(time.Since(begun).Seconds())
+	for word := range strings.FieldsSeq(ready) {
+		if strings.HasPrefix(word, "http://") {
+			s.url = word
+		}
+	}
+	go func() {
+		_, err := io.Copy(io.Discard, lines)
+		server.rest <- err
+	}()
+	return server, took, nil
+}
+
+// stop ends the server as an operator does.
+func (s *startedServer) stop() error {
+	err := s.cmd.Process.Signal(syscall.SIGTERM)
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	err = errors.Join(err, <-s.rest, s.cmd.Wait())
+	if err != nil {
+		return fmt.Errorf("the server: %w", err)
+	}
+	return nil
+}
+
+// freeAddress is one that nobody listened on a moment ago.
+func freeAddress(ctx context.Context) (string, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// sizeOf adds up the files of a folder.
+func sizeOf(folder string) (bytes int64, err error) {
+	err = filepath.WalkDir(folder, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil {
+			bytes += info.Size()
+		}
+		return err
+	})
+	return bytes, err
+}
