@@ -56,7 +56,45 @@ func (b *bed) remake(ctx context.Context) error {
 	if err := b.remove(); err != nil {
 		return err
 	}
+	if err := b.gone(ctx); err != nil {
+		return err
+	}
 	return kafkabus.EnsureTopic(ctx, b.Config, b.layout)
+}
+
+// gone waits until no broker knows the topic: one that has not heard yet would say
+// that there is no need to make it.
+func (b *bed) gone(ctx context.Context) (err error) {
+	client, err := sarama.NewClient(b.Brokers, b.client())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, client.Close()) }()
+	for {
+		known := 0
+		for _, broker := range client.Brokers() {
+			if err := broker.Open(client.Config()); err != nil && !errors.Is(err, sarama.ErrAlreadyConnected) {
+				return err
+			}
+			told, err := broker.GetMetadata(sarama.NewMetadataRequest(sarama.V2_8_0_0, []string{b.Topic}))
+			if err != nil {
+				return err
+			}
+			for _, topic := range told.Topics {
+				if topic.Err != sarama.ErrUnknownTopicOrPartition {
+					known++
+				}
+			}
+		}
+		if known == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (b *bed) remove() error {
