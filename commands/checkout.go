@@ -139,13 +139,11 @@ func (s *Shop) checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	if err != nil {
 		return Placed{}, err
 	}
+	if place.Address, err = s.sealer.Seal(ctx, c.Buyer, c.Address); err != nil {
+		return Placed{}, fmt.Errorf("seal the address of %s: %w", c.Order, err)
+	}
 	if err = s.holdAll(ctx, r, c, place.Attempt); err != nil {
 		return Placed{}, err
-	}
-	// Behind the holds, so that who gets none leaves no key of a new buyer in the log.
-	if place.Address, err = s.sealer.Seal(ctx, c.Buyer, c.Address); err != nil {
-		s.letGo(ctx, place.Attempt, c.Order, skus(c.Items))
-		return Placed{}, fmt.Errorf("seal the address of %s: %w", c.Order, err)
 	}
 	done, err := s.orders.Create(ctx, string(c.Order), r, place)
 	switch {
