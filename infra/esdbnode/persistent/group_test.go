@@ -519,9 +519,13 @@ func (l *life) checkParked() {
 }
 
 func (l *life) actions() map[string]func(*rapid.T) {
+	join := func(t *rapid.T) {
+		l.sizes = append(l.sizes, rapid.IntRange(1, 5).Draw(t, "size"))
+		l.consumers = append(l.consumers, l.join(l.sizes[len(l.sizes)-1]))
+	}
 	some := func(t *rapid.T) (*persistent.Consumer, []persistent.Delivery) {
 		if len(l.consumers) == 0 {
-			t.Skip("no consumers")
+			join(t)
 		}
 		c := rapid.SampledFrom(l.consumers).Draw(t, "who")
 		l.taken[c] = append(l.taken[c], l.take(c)...)
@@ -543,13 +547,12 @@ func (l *life) actions() map[string]func(*rapid.T) {
 		},
 		"join": func(t *rapid.T) {
 			if len(l.consumers) < 4 {
-				l.sizes = append(l.sizes, rapid.IntRange(1, 5).Draw(t, "size"))
-				l.consumers = append(l.consumers, l.join(l.sizes[len(l.sizes)-1]))
+				join(t)
 			}
 		},
 		"leave": func(t *rapid.T) {
 			if len(l.consumers) == 0 {
-				t.Skip("no consumers")
+				return
 			}
 			at := rapid.IntRange(0, len(l.consumers)-1).Draw(t, "who")
 			l.consumers[at].Leave()
