@@ -227,7 +227,7 @@ func (k *wrecker) acknowledge(stream string, events int) {
 // opened, whole, and has what was acknowledged; and so is what a crash leaves of
 // opening that.
 func TestACrashAtAnyOperationLosesNothingAndIsOpened(t *testing.T) {
-	lives, every := 2, 24
+	lives, every := 2, 96
 	if soak() {
 		lives, every = 5, 2
 	}

@@ -254,6 +254,35 @@ func TestScavengedBytesAreInNoFile(t *testing.T) {
 	}
 }
 
+// A reusing file system counts how often a file is used again under another name.
+type reusing struct {
+	vfs.FS
+	times atomic.Int64
+}
+
+func (f *reusing) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f.times.Add(1)
+	return f.FS.ReuseForWrite(oldname, newname, c)
+}
+
+// TestAScavengeUsesNoFileAgain, since what is left in it would have got another
+// name behind the scavenge's back.
+func TestAScavengeUsesNoFileAgain(t *testing.T) {
+	disk := &reusing{FS: vfs.Default}
+	r := start(t, esdbnode.Options{MemTable: 1 << 20, FS: disk})
+	client := dial(t, r.uri)
+	write(t, client, "secret", 3)
+	for disk.times.Load() < 3 {
+		appendTo(t, client, "filler", esdb.Any{}, esdb.EventData{EventID: newID(), EventType: "e", ContentType: esdb.ContentTypeBinary, Data: make([]byte, 100_000)})
+	}
+	bury(t, client, "secret")
+	before := disk.times.Load()
+	sweep(t, r.node)
+	if n := disk.times.Load() - before; n > 0 {
+		t.Errorf("%d files were used again", n)
+	}
+}
+
 func hasEnding(files map[string]int, ending string) bool {
 	for name := range files {
 		if strings.HasSuffix(name, ending) {

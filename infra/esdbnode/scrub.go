@@ -8,7 +8,7 @@ import (
 	"maps"
 	"path"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -22,6 +22,7 @@ func (s *scavenge) scrub(ctx context.Context) error {
 	if err != nil || len(regions) == 0 {
 		return err
 	}
+	defer s.fs.renew()() // before the files are looked at: one that is used again gets another name
 	logs, err := s.files(".log")
 	if err != nil {
 		return err
@@ -169,8 +170,6 @@ const mostTurns = 64
 // renewLogs turns the write-ahead log over, each time into a fresh file instead
 // of the oldest that Pebble has kept to use again, until no old one is left.
 func (s *scavenge) renewLogs(ctx context.Context, old map[string]bool) error {
-	s.fs.fresh.Store(true)
-	defer s.fs.fresh.Store(false)
 	for turn := range mostTurns {
 		left, err := s.leftOf(old, ".log")
 		if err != nil {
@@ -250,12 +249,27 @@ func rest(ctx context.Context) error {
 // old write-ahead log again.
 type freshFS struct {
 	vfs.FS
-	fresh atomic.Bool
+	mu    sync.RWMutex // held by those who use a file again
+	fresh bool
+}
+
+// renew has only fresh files made until it is said that it is over. Where a file is
+// just being used again, it waits for that.
+func (f *freshFS) renew() (over func()) {
+	set := func(fresh bool) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.fresh = fresh
+	}
+	set(true)
+	return func() { set(false) }
 }
 
 // ReuseForWrite implements vfs.FS.
 func (f *freshFS) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	if !f.fresh.Load() {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if !f.fresh {
 		return f.FS.ReuseForWrite(oldname, newname, category)
 	}
 	if err := f.Remove(oldname); err != nil {
