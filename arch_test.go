@@ -86,7 +86,8 @@ var doors = map[string]door{
 	"infra/faults":    {ours: []string{"domain", "commands", "projections"}},
 	"infra/storetest": {ours: []string{"domain", "commands"}, others: []string{modCmp, modRapid, modGoleak, modUUID}},
 	"infra/bustest":   {ours: []string{"domain", "projections"}, others: []string{modCmp, modRapid, modGoleak, modUUID}},
-	"infra/viewtest":  {ours: []string{"domain", "projections"}, others: []string{modCmp, modRapid, modGoleak, modUUID}},
+	"infra/cputime":   {},
+	"infra/viewtest":  {ours: []string{"domain", "projections", "infra/cputime"}, others: []string{modCmp, modRapid, modGoleak, modUUID}},
 }
 
 // rooms are the only folders at the top.

@@ -93,6 +93,10 @@ func measure(ctx context.Context, node *esdbnode.Node, data string) (metrics.Nod
 		Scavenged: f.Scavenge.Events, ScavengedAt: f.Scavenge.Last, Marks: f.Scavenge.Marks,
 	}
 	m.Full = node.Full() != nil
+	m.Links = make(map[string]uint64, len(f.Links))
+	for streams, at := range f.Links {
+		m.Links[streams] = f.Position - min(at, f.Position)
+	}
 	groups, err := node.Subscriptions(ctx)
 	if err != nil {
 		return m, err

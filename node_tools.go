@@ -367,6 +367,9 @@ func showNode(out io.Writer, n news) error {
 	}
 	row("amplification", "read %d, write %.1f", f.Disk.ReadAmplification, f.Disk.WriteAmplification)
 	row("compactions", "%d under way, %s to go through, %d done, %d failed", f.Compaction.Running, size(f.Compaction.Debt), f.Compaction.Done, f.Compaction.Failed)
+	for _, streams := range slices.Sorted(maps.Keys(f.Links)) {
+		row("links", "%s* up to position %d", streams, f.Links[streams])
+	}
 	showCare(row, n.Node)
 	if n.Node.Running {
 		showWork(row, f)

@@ -94,6 +94,8 @@ func checkStream(stream string) error {
 		return refuseRequest("$all is no stream of its own")
 	case strings.HasPrefix(stream, metaPrefix+metaPrefix):
 		return refuseRequest("a metadata stream has no metadata: " + stream)
+	case isLinks(strings.TrimPrefix(stream, metaPrefix)):
+		return refuseLinks(stream)
 	}
 	return checkName(stream)
 }

@@ -323,6 +323,8 @@ func (b *batchAppends) fail(a *batchAppend, err error) error {
 	case refused && r.about("maximum-append-size-exceeded"):
 		limit := uint32(min(b.service.maxAppend, math.MaxUint32)) //nolint:gosec // within
 		return b.send(a, s, &shared.MaximumAppendSizeExceeded{MaxAppendSize: limit})
+	case refused && r.about("access-denied"):
+		return b.send(a, s, &shared.AccessDenied{})
 	case refused:
 		return b.send(a, s, &shared.BadRequest{Message: r.text})
 	}

@@ -1,6 +1,7 @@
 package esdbnode_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,15 +9,19 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"github.com/EventStore/EventStore-Client-Go/v4/protos/shared"
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 	"github.com/google/uuid"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"cartwright/infra/cputime"
 	"cartwright/infra/esdbnode"
 )
 
@@ -28,24 +33,29 @@ func BenchmarkAppend(b *testing.B) {
 		b.Run(fmt.Sprintf("inflight=%d", inflight), func(b *testing.B) {
 			client := dial(b, start(b, esdbnode.Options{}).uri)
 			appendFresh(b, client, 1) // the first call looks for the node
-			var left atomic.Int64
-			left.Store(int64(b.N))
-			b.ReportAllocs()
-			b.ResetTimer()
-			before := cpu(b)
-			var wg sync.WaitGroup
-			for range inflight {
-				wg.Go(func() {
-					for left.Add(-1) >= 0 {
-						appendFresh(b, client, 1)
-					}
-				})
-			}
-			wg.Wait()
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
-			b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-µs/append")
+			atOnce(b, inflight, func() { appendFresh(b, client, 1) })
 		})
 	}
+}
+
+// atOnce measures appends of which so many are under way.
+func atOnce(b *testing.B, inflight int, one func()) {
+	b.Helper()
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	b.ReportAllocs()
+	b.ResetTimer()
+	defer cputime.Counted(b, "append")()
+	var wg sync.WaitGroup
+	for range inflight {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				one()
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
 }
 
 // BenchmarkBatchAppend sends one event an append, of as many appends at once as
@@ -66,7 +76,7 @@ func BenchmarkBatchAppend(b *testing.B) {
 	}
 	b.ReportAllocs()
 	b.ResetTimer()
-	before := cpu(b)
+	defer cputime.Counted(b, "append")()
 	var sending sync.WaitGroup
 	sending.Go(func() {
 		for range b.N {
@@ -86,45 +96,93 @@ func BenchmarkBatchAppend(b *testing.B) {
 	}
 	sending.Wait()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
-	b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-µs/append")
 }
 
 var noStream = &streams.BatchAppendReq_Options_NoStream{NoStream: &emptypb.Empty{}}
 
-// cpu is what this process has used so far, client and node together. It is
-// the figure to compare on a machine that does other things meanwhile.
-func cpu(tb testing.TB) time.Duration {
-	tb.Helper()
-	var used syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
-		tb.Fatal(err)
-	}
-	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
-}
-
+// BenchmarkReadAll reads the log by the official client, whose one goroutine that
+// takes events is what bounds it, and by one that looks at none of them: what it
+// gets is what the node can do.
 func BenchmarkReadAll(b *testing.B) {
-	const events = 20_000
-	client := dial(b, start(b, esdbnode.Options{}).uri)
+	const events = 100_000
+	r := start(b, esdbnode.Options{})
+	client := dial(b, r.uri)
 	for range events / 500 {
 		appendFresh(b, client, 500)
 	}
-	b.ReportAllocs()
-	for b.Loop() {
-		read, err := client.ReadAll(b.Context(), esdb.ReadAllOptions{}, math.MaxInt64)
-		if err != nil {
-			b.Fatal(err)
-		}
-		n := 0
-		for ; err == nil; n++ {
-			_, err = read.Recv()
-		}
-		read.Close()
-		if !errors.Is(err, io.EOF) || n-1 != events {
-			b.Fatalf("%d events, %v", n-1, err)
-		}
+	conn, err := grpc.NewClient(r.uri, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		b.Fatal(err)
 	}
-	b.ReportMetric(float64(b.N*events)/b.Elapsed().Seconds(), "events/s")
+	defer func() { _ = conn.Close() }()
+	for decoder, read := range map[string]func() (int, error){
+		"official": func() (int, error) { return readOfficially(b.Context(), client) },
+		"none":     func() (int, error) { return readBlindly(b.Context(), conn) },
+	} {
+		b.Run("decoder="+decoder, func(b *testing.B) {
+			b.ReportAllocs()
+			before := cputime.Used(b)
+			for b.Loop() {
+				if n, err := read(); err != nil || n != events {
+					b.Fatalf("%d events, %v", n, err)
+				}
+			}
+			b.ReportMetric(float64(b.N*events)/b.Elapsed().Seconds(), "events/s")
+			b.ReportMetric(float64((cputime.Used(b)-before).Nanoseconds())/float64(b.N*events), "cpu-ns/event")
+		})
+	}
 }
+
+func readOfficially(ctx context.Context, client *esdb.Client) (events int, err error) {
+	read, err := client.ReadAll(ctx, esdb.ReadAllOptions{}, math.MaxInt64)
+	if err != nil {
+		return 0, err
+	}
+	defer read.Close()
+	for {
+		_, err = read.Recv()
+		if errors.Is(err, io.EOF) {
+			return events, nil
+		}
+		if err != nil {
+			return events, err
+		}
+		events++
+	}
+}
+
+func readBlindly(ctx context.Context, conn *grpc.ClientConn) (events int, err error) {
+	call, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/event_store.client.streams.Streams/Read", grpc.ForceCodecV2(blindCodec{encoding.GetCodecV2("proto")}))
+	if err != nil {
+		return 0, err
+	}
+	if err = call.SendMsg(&streams.ReadReq{Options: &streams.ReadReq_Options{
+		StreamOption: &streams.ReadReq_Options_All{All: &streams.ReadReq_Options_AllOptions{AllOption: &streams.ReadReq_Options_AllOptions_Start{Start: &shared.Empty{}}}},
+		CountOption:  &streams.ReadReq_Options_Count{Count: math.MaxInt64},
+		FilterOption: &streams.ReadReq_Options_NoFilter{NoFilter: &shared.Empty{}},
+		UuidOption:   &streams.ReadReq_Options_UUIDOption{Content: &streams.ReadReq_Options_UUIDOption_Structured{Structured: &shared.Empty{}}},
+	}}); err != nil {
+		return 0, err
+	}
+	if err = call.CloseSend(); err != nil {
+		return 0, err
+	}
+	for {
+		err = call.RecvMsg(nil)
+		if errors.Is(err, io.EOF) {
+			return events, nil
+		}
+		if err != nil {
+			return events, err
+		}
+		events++
+	}
+}
+
+// blindCodec takes what comes for received, and looks at none of it.
+type blindCodec struct{ encoding.CodecV2 }
+
+func (blindCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
 
 func appendFresh(tb testing.TB, client *esdb.Client, n int) {
 	tb.Helper()

@@ -118,6 +118,7 @@ type wreck struct {
 	what         string
 	disk         *vfs.MemFS
 	acknowledged map[string]int
+	linked       []uint64
 }
 
 // A wrecker lets a log crash at any operation on its files.
@@ -132,6 +133,7 @@ type wrecker struct {
 
 	mu           sync.Mutex
 	acknowledged map[string]int
+	linked       []uint64 // the positions that links of $ce-s were told to lead to
 }
 
 // crash copies the disk, as the death of the process would leave it and as the
@@ -143,7 +145,7 @@ func (k *wrecker) crash(what string) {
 		return
 	}
 	k.mu.Lock()
-	known := maps.Clone(k.acknowledged)
+	known, linked := maps.Clone(k.acknowledged), k.linked
 	k.mu.Unlock()
 	killed := vfs.NewCrashableMem()
 	if _, err := vfs.Clone(k.disk, killed, k.dir, k.dir, vfs.CloneSync); err != nil {
@@ -152,7 +154,7 @@ func (k *wrecker) crash(what string) {
 	if err := syncRoot(killed); err != nil {
 		panic(err)
 	}
-	k.wrecks <- wreck{"killed before " + what, killed, known}
+	k.wrecks <- wreck{"killed before " + what, killed, known, linked}
 	percent := []int{0, 0, 10, 50, 90}[k.rng.IntN(5)]
 	lost := k.disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: k.rng})
 	switch k.rng.IntN(3) {
@@ -161,7 +163,7 @@ func (k *wrecker) crash(what string) {
 	case 1:
 		k.settle(lost)
 	}
-	k.wrecks <- wreck{fmt.Sprintf("powerless before %s, with %d%% of what was not synced", what, percent), lost, known}
+	k.wrecks <- wreck{fmt.Sprintf("powerless before %s, with %d%% of what was not synced", what, percent), lost, known, linked}
 }
 
 func syncRoot(disk vfs.FS) error {
@@ -222,9 +224,9 @@ func (k *wrecker) acknowledge(stream string, events int) {
 }
 
 // TestACrashAtAnyOperationLosesNothingAndIsOpened crashes before operations on the
-// files of a log that is opened, appended to by eight writers, scavenged and
-// closed, over and over, with a table every few appends. What each crash leaves is
-// opened, whole, and has what was acknowledged; and so is what a crash leaves of
+// files of a log that is opened, appended to by eight writers, scavenged,
+// read by links and closed, over and over, with a table every few appends. What each
+// crash leaves is opened, whole, and has what was acknowledged, and its links; and so is what a crash leaves of
 // opening that.
 func TestACrashAtAnyOperationLosesNothingAndIsOpened(t *testing.T) {
 	lives, every := 2, 96
@@ -278,6 +280,7 @@ func (k *wrecker) live(t *testing.T, life int) {
 	for i := range 8 {
 		wg.Go(func() { k.append(t, client, fmt.Sprintf("s-%d-%d", life, i)) })
 	}
+	wg.Go(func() { k.link(t, r.node) })
 	wg.Go(func() {
 		for n := range 2 {
 			stream := fmt.Sprintf("gone-%d-%d", life, n)
@@ -293,6 +296,21 @@ func (k *wrecker) live(t *testing.T, life int) {
 			}
 		}
 	})
+}
+
+// link reads links while they are made.
+func (k *wrecker) link(t *testing.T, node *esdbnode.Node) {
+	t.Helper()
+	for range 20 {
+		linked, err := node.Links(t.Context(), "$ce-s")
+		if err != nil {
+			t.Errorf("links: %v", err)
+			return
+		}
+		k.mu.Lock()
+		k.linked = linked
+		k.mu.Unlock()
+	}
 }
 
 func (k *wrecker) append(t *testing.T, client *esdb.Client, stream string) {
@@ -314,7 +332,7 @@ func crashAgain(t *testing.T, w wreck, rng *rand.Rand) (crashes int) {
 	wrecks := make(chan wreck, 4)
 	k := &wrecker{
 		dir: "log", disk: w.disk.CrashClone(vfs.CrashCloneCfg{}), every: 4, wrecks: wrecks,
-		rng: rng, done: map[string]int{}, acknowledged: w.acknowledged,
+		rng: rng, done: map[string]int{}, acknowledged: w.acknowledged, linked: w.linked,
 	}
 	var looking sync.WaitGroup
 	looking.Go(func() {
@@ -355,6 +373,10 @@ func salvage(t *testing.T, w wreck, disk vfs.FS) {
 		if n := got[stream]; n < events || n%2 != 0 {
 			t.Errorf("%s: %s has %d events, %d were acknowledged, two at a time", w.what, stream, n, events)
 		}
+	}
+	linked, err := node.Links(context.Background(), "$ce-s")
+	if err != nil || len(linked) < len(w.linked) || !slices.Equal(linked[:len(w.linked)], w.linked) {
+		t.Errorf("%s: links lead to %v, and were told to lead to %v: %v", w.what, linked, w.linked, err)
 	}
 	if err := node.Close(context.Background()); err != nil {
 		t.Errorf("%s: %v", w.what, err)

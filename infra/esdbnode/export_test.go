@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"math"
 	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/google/uuid"
 )
 
 // What the fuzz tests reach into, and nothing else. Each is a function of bytes
@@ -230,4 +232,112 @@ func (n *Node) Between(stream string, while func()) error {
 	while()
 	s.tail.push(tx.records)
 	return nil
+}
+
+// Try has the writer do something to a stream that nobody has done before, and
+// gives its verdict. All that it knows of streams without a look at the disk is
+// forgotten before, but for which there are.
+func (n *Node) Try(ctx context.Context, what, stream string) (string, error) {
+	n.store.heads.forget()
+	w := &write{stream: stream, events: []proposal{{id: uuid.New(), kind: "x"}}}
+	switch what {
+	case "begin":
+		w.expect = expectation{kind: expectNoStream}
+	case "append":
+	case "describe":
+		w.stream, w.events[0].kind, w.events[0].json, w.events[0].data = metaPrefix+stream, typeMetadata, true, `{"$maxCount":1}`
+	case "delete":
+		w.op, w.events = opDelete, nil
+	case "bury":
+		w.op, w.events = opTombstone, nil
+	}
+	out, err := n.store.do(ctx, w)
+	return verdictNames()[out.verdict], err
+}
+
+func (hs *heads) forget() {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	clear(hs.young)
+	clear(hs.old)
+}
+
+// Listed waits until the streams are listed, or that was broken off.
+func (n *Node) Listed() { <-n.store.listed }
+
+// Lacking gives the streams that have a head on the disk and of which the roster
+// says that they have none.
+func (n *Node) Lacking() (streams []string, err error) {
+	it, err := n.store.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceHeads}, UpperBound: []byte{spaceHeads + 1}})
+	if err != nil {
+		return nil, err
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		if stream := string(it.Key()[1:]); n.Lacks(stream) {
+			streams = append(streams, stream)
+		}
+	}
+	return streams, it.Close()
+}
+
+// Lacks tells whether the roster says that there is surely no such stream.
+func (n *Node) Lacks(stream string) bool {
+	hs := n.store.heads
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	return hs.roster.lacks(maphash.String(hs.seed, stream))
+}
+
+// A Roster is one of names that are numbers.
+type Roster struct {
+	roster
+	seed maphash.Seed
+}
+
+// NewRoster makes a whole one of the names from 0 on.
+func NewRoster(names uint64) *Roster {
+	r := &Roster{roster{whole: true}, maphash.MakeSeed()}
+	for i := range names {
+		r.enter(maphash.Comparable(r.seed, i))
+	}
+	return r
+}
+
+// Lacks tells whether a name is surely not in it.
+func (r *Roster) Lacks(name uint64) bool { return r.lacks(maphash.Comparable(r.seed, name)) }
+
+// Bytes is what it takes.
+func (r *Roster) Bytes() (n int) {
+	for i := range r.parts {
+		n += len(r.parts[i].lines) * 64
+	}
+	return n
+}
+
+// Links are the positions that the links of a stream lead to, none where there are none.
+func (n *Node) Links(ctx context.Context, stream string) (positions []uint64, err error) {
+	err = n.store.readStream(ctx, slice{stream: stream, to: math.MaxInt64, limit: math.MaxInt}, func(r *record) error {
+		positions = append(positions, r.position)
+		return nil
+	})
+	if errors.Is(err, errNoStream) {
+		err = nil
+	}
+	return positions, err
+}
+
+// Relink reads a stored link and stores it again.
+func Relink(b []byte) ([]byte, error) {
+	l, err := getLink("name", b)
+	if err != nil {
+		return nil, err
+	}
+	again := make([]byte, l.size())
+	l.put(again)
+	return again, nil
+}
+
+// Hear tells what persistent subscriptions are told of events and links.
+func (n *Node) Hear(ctx context.Context, after uint64, each func(stream string, number, position uint64)) error {
+	return groupLog{n.store}.Follow(ctx, after, each)
 }

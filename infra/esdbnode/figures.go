@@ -38,6 +38,8 @@ type Figures struct {
 	Disk       Disk       `json:"disk"`
 	Compaction Compaction `json:"compaction"`
 	Scavenge   Sweeps     `json:"scavenge"`
+
+	Links map[string]uint64 `json:"links,omitempty"` // the position up to which events have links, by the prefix of the streams that somebody has asked for
 }
 
 // Commits are the fsyncs.
@@ -131,6 +133,7 @@ func (n *Node) Figures() (Figures, error) {
 		return f, fmt.Errorf("figures: %w", err)
 	}
 	f.Scavenge.Marks = len(marks)
+	f.Links = n.store.linksFigures()
 	return f, nil
 }
 

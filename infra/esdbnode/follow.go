@@ -206,6 +206,9 @@ func (s *store) followStream(ctx context.Context, stream string, from uint64, w 
 // it as it was at one moment: that of its head (TestAReadSeesAStreamAtOneMoment).
 // It fails with errNoStream where there is none.
 func (s *store) readStream(ctx context.Context, sl slice, each func(*record) error) error {
+	if l := s.linker(sl.stream); l != nil {
+		return l.readStream(ctx, sl, each)
+	}
 	h, err := s.shown(sl.stream)
 	switch {
 	case err != nil:
@@ -221,6 +224,13 @@ func (s *store) readStream(ctx context.Context, sl slice, each func(*record) err
 	}
 	sl.from, sl.to = max(sl.from, h.first()), min(sl.to, h.events-1)
 	sl.oldest = s.oldest(h.limits)
+	return s.pages(ctx, sl, each, func(sl slice, buf []record) ([]record, uint64, bool, error) { return s.read(ctx, sl, buf) })
+}
+
+// pages gives what read makes of a slice to each, page by page.
+func (s *store) pages(ctx context.Context, sl slice, each func(*record) error,
+	read func(sl slice, buf []record) (page []record, next uint64, more bool, err error),
+) (err error) {
 	left := sl.limit
 	var page []record
 	for more := sl.from <= sl.to && left > 0; more; {
@@ -229,7 +239,7 @@ func (s *store) readStream(ctx context.Context, sl slice, each func(*record) err
 		}
 		sl.limit = min(left, pageEvents)
 		var next uint64
-		if page, next, more, err = s.read(ctx, sl, page[:0]); err != nil {
+		if page, next, more, err = read(sl, page[:0]); err != nil {
 			return err
 		}
 		s.meters.read(len(page))

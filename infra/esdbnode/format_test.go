@@ -255,3 +255,16 @@ func copyOf(t *testing.T, folder string) string {
 	}
 	return dir
 }
+
+// TestReadingAnEventTakesOnePieceOfMemory: what is read most is what it is read for.
+func TestReadingAnEventTakesOnePieceOfMemory(t *testing.T) {
+	frame := esdbnode.Frame(esdbnode.Stored{Position: 7, Stream: "s", Kind: "k", Meta: "m", Data: string(payload)})
+	taken := testing.AllocsPerRun(100, func() {
+		if _, err := esdbnode.Unframe(7, frame); err != nil {
+			t.Error(err)
+		}
+	})
+	if taken != 1 {
+		t.Errorf("it took %v", taken)
+	}
+}

@@ -3,6 +3,7 @@ package esdbnode
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -15,23 +16,34 @@ import (
 // meanwhile, and the next expected revision would be checked against the past.
 // While a commit is under way its streams' old heads are pinned, since Pebble
 // shows a batch to readers before its fsync has returned.
+//
+// Most appends begin a stream, and looking on the disk for what is not there is
+// what costs most: each of Pebble's memtables is searched for it, in vain. So there
+// is a roster of all streams that have a head on the disk.
 type heads struct {
-	db  *pebble.DB
-	max int // of each generation
+	db   *pebble.DB
+	max  int // of each generation
+	seed maphash.Seed
 
 	mu     sync.Mutex
+	roster roster
 	young  map[string]head
 	old    map[string]head // the generation before, thrown away whole
 	pinned map[string]head
 }
 
 func newHeads(db *pebble.DB, limit int) *heads {
-	return &heads{db: db, max: limit, young: map[string]head{}, old: map[string]head{}, pinned: map[string]head{}}
+	return &heads{db: db, max: limit, seed: maphash.MakeSeed(), young: map[string]head{}, old: map[string]head{}, pinned: map[string]head{}}
 }
 
 // committed gives the head that all acknowledged appends have left behind.
 func (hs *heads) committed(stream string) (head, error) {
+	sum := maphash.String(hs.seed, stream)
 	hs.mu.Lock()
+	if hs.roster.lacks(sum) {
+		hs.mu.Unlock()
+		return head{}, nil
+	}
 	h, ok := hs.known(stream)
 	hs.mu.Unlock()
 	if ok {
@@ -91,9 +103,32 @@ func (hs *heads) settle(changes map[string]*change) {
 	defer hs.mu.Unlock()
 	clear(hs.pinned)
 	for stream, c := range changes {
+		if c.now != c.was {
+			hs.roster.enter(maphash.String(hs.seed, stream))
+		}
 		if len(hs.young) >= hs.max {
 			hs.old, hs.young = hs.young, make(map[string]head, hs.max)
 		}
 		hs.young[stream] = c.now
 	}
+}
+
+// enter says that the names with these sums may have heads on the disk.
+func (hs *heads) enter(sums []uint64) {
+	for len(sums) > 0 { // a few at a time, so that nobody waits
+		n := min(len(sums), 64)
+		hs.mu.Lock()
+		for _, sum := range sums[:n] {
+			hs.roster.enter(sum)
+		}
+		hs.mu.Unlock()
+		sums = sums[n:]
+	}
+}
+
+// complete says that no other names have heads on the disk.
+func (hs *heads) complete() {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	hs.roster.whole = true
 }

@@ -12,11 +12,15 @@ import (
 //	i stream number       the position of a stream's event
 //	h stream              the stream's head
 //	s region              events of this region were thrown away, and files may still hold them
+//	l links number        a link, of a stream of links
+//	k prefix              up to which position there are the links of all streams with this prefix
 const (
 	spaceEvents = 'e'
 	spaceIndex  = 'i'
 	spaceHeads  = 'h'
 	spaceMarks  = 's'
+	spaceLinks  = 'l'
+	spaceLinked = 'k'
 )
 
 const eventKeyLen = 1 + 8

@@ -25,6 +25,17 @@
 // 64 MiB the disk is too slow for what comes, and the answer is Unavailable
 // (TestADiskThatIsTooSlowIsNotWaitedForInMemory).
 //
+// Most appends begin a stream, and to find that a stream is not there Pebble
+// searches each of its memtables in vain: a seventh of what an append took. So a
+// roster in memory, a filter of up to 21 MiB, says of most streams that are not
+// there that they are not. It is filled from the log while the node is in use
+// already, so opening takes no longer; until it is whole, or where damage keeps it
+// from that, heads are looked for as ever (TestStreamsAreListedPageByPage,
+// TestAStreamWhoseHeadIsDamagedIsNotTakenForANewOne). A stream that is there never
+// passes for a new one, after deletions, scavenges, restarts and crashes
+// (TestAStreamThatIsThereIsNeverTakenForANewOne). To keep the filter in a file would
+// save the reading, and would make it one more thing that a crash could leave wrong.
+//
 // BatchAppend saves what a call of its own costs an append, which is most of it
 // (BenchmarkBatchAppend): many appends go through one call, each refused or done
 // for itself (TestWhatIsWrongWithAnAppendOfABatchIsToldAndEndsNothing), and written
@@ -131,6 +142,65 @@
 //
 // Patterns of filters are Go's, in time linear to the text: no look-around and no
 // back-references, which are refused (TestPatternsWithoutLinearTimeAreRefused).
+//
+// Streams whose names begin with $ce- or $et- are the node's own: an append, a
+// deletion or metadata is refused, and to administrators too. What a folder of
+// before has in a stream of such a name is in $all only. See Links for the rest.
+//
+// # Links
+//
+// $ce-<category> and $et-<type> have a link to each event of the streams of a
+// category, which is what stands before the first dash of their names, and to each
+// event of a type, as EventStoreDB's standard projections make them
+// (TestACategoryHasLinksToTheEventsOfItsStreams, TestATypeHasLinksToItsEvents). Events
+// of system streams have none. Deletions have one in their category and in
+// $et-$deleted, metadata has in $et-$metadata, and a link in a category leads where
+// it leads (TestALinkOutlivesItsEvent, TestALinkInACategoryLeadsWhereItLeads). They
+// are read, followed, and given to persistent subscriptions, as links or as the
+// events they lead to (TestLinksAreReadBothWays,
+// TestASubscriptionToLinksCatchesUpAndGoesOn, TestAGroupReadsLinks).
+//
+// They are an index and no events: $all has none of them, and positions are as
+// without (TestLinksAreNotInTheLog). A link stands at the position of its event, and
+// has its time. It keeps where it leads, so it is there when the event is not shown
+// any more, or was thrown away, and then leads nowhere (TestALinkOutlivesItsEvent).
+// What a scavenge leaves of an event is that: its number and its stream's name, which
+// the stream's head has anyway.
+//
+// They are made behind the log, by one who follows it, and a kind of them not before
+// one of it is asked for. A kind that nobody reads costs an append nothing, and the
+// disk neither; one that somebody has read once is kept up from then on
+// (BenchmarkAppendWithLinks). So an older folder gets its links when they are asked
+// for, and a log is opened as fast as without
+// (TestAFolderOfBeforeGetsItsLinksWhenTheyAreAskedFor). Had the writer made them, in
+// the commit of the events, every append would pay for them, read or not, and older
+// logs would still have to be gone through; had there been no index, each reader would
+// go through all events there are to learn a number. Nobody sees that they come later:
+// a read waits until all that was committed when it came has its links, so who appends
+// and then reads finds it. Only the first one waits for long, for all there is
+// (BenchmarkMakeLinks); it may give up, and they are made nevertheless.
+//
+// Numbers are those of the order of the log, of what was there when links were first
+// asked for and of all that came since. They never change: not by a restart or a
+// scavenge (TestLinksAreWhatTheLogWas), and not by a crash, though no fsync waits for
+// links (TestLinksKeepTheirNumbersThroughCrashes). What is lost of them is the end,
+// and is made again from the same events, since a scavenge throws nothing away that
+// has no link yet (TestAScavengeThrowsNothingAwayThatHasNoLink), and its commit in the
+// write-ahead log stands behind the links it relies on. For the same reason a program
+// that knows of no links may use the folder meanwhile, whose format is the same: what
+// it writes has its links later (TestLinksThatAreMissingAreMadeAgain), and what it
+// throws away without a link never had a number.
+//
+// Memory is bounded: how many links there are is remembered of the names that were
+// used last, and else asked of the log. Backups have links as the log has them
+// (TestABackupHasItsLinks), Verify compares them with the events
+// (TestVerifyFindsDamageToLinks), and Figures says how far they go.
+//
+// Otherwise than there, a link to metadata leads to it, and not to the event of its
+// stream that has the same number; a link's own metadata leaves out the version of a
+// projection and the id of the event; and of the other streams that projections make,
+// $streams, $category- and $bc-, there are none. An event whose disk has damaged it
+// holds up all links behind it, and what a scavenge would throw away there.
 //
 // # Scavenging
 //

@@ -48,9 +48,13 @@ func groupError(err error) error {
 	return err
 }
 
-func (l groupLog) End(_ context.Context, stream string) (uint64, error) {
+func (l groupLog) End(ctx context.Context, stream string) (uint64, error) {
 	if stream == persistent.All {
 		return l.store.tail.last() + 1, nil
+	}
+	if k := l.store.linker(stream); k != nil {
+		end, err := k.end(ctx, k.name(stream))
+		return end, groupError(err)
 	}
 	h, err := l.store.shown(stream)
 	return h.events, err
@@ -86,6 +90,9 @@ func (l groupLog) readAll(ctx context.Context, q persistent.Query) (persistent.P
 }
 
 func (l groupLog) readStream(ctx context.Context, q persistent.Query) (persistent.Page, error) {
+	if k := l.store.linker(q.Stream); k != nil {
+		return l.readLinks(ctx, k, q)
+	}
 	h, err := l.store.shown(q.Stream)
 	if err != nil {
 		return persistent.Page{}, err
@@ -157,7 +164,7 @@ func groupEvent(r *record) *persistent.Event {
 }
 
 func (l groupLog) Follow(ctx context.Context, after uint64, each func(stream string, number, position uint64)) error {
-	return groupError(l.store.followAll(ctx, after, nil, 0, listener{each}))
+	return groupError(l.follow(ctx, after, each))
 }
 
 // A listener hears of events as they come. It has no use for anything else.

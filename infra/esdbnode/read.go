@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"regexp"
-	"strconv"
 	"strings"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
@@ -138,6 +137,9 @@ func (r *reading) readAll(ctx context.Context, filter *filter) error {
 }
 
 func (r *reading) followStream(ctx context.Context) error {
+	if l := r.service.store.linker(r.stream()); l != nil {
+		return r.followLinks(ctx, l)
+	}
 	h, err := r.service.store.shown(r.stream())
 	if err != nil {
 		return err
@@ -190,16 +192,22 @@ func (r *reading) event(e *record) error {
 
 // target gives the event that a link leads to, or nil if it is not there.
 func (s *streamsService) target(link *record) (*record, error) {
-	n, stream, ok := strings.Cut(link.data, "@")
-	number, err := strconv.ParseUint(n, 10, 63)
-	if !ok || err != nil {
-		return nil, nil //nolint:nilnil,nilerr // a link that cannot be read leads nowhere, and that is an answer
+	number, stream, ok := parseTarget(link.data)
+	if !ok {
+		return nil, nil //nolint:nilnil // a link that cannot be read leads nowhere, and that is an answer
+	}
+	if l := s.store.linker(stream); l != nil {
+		e, found, err := l.at(stream, number)
+		if err != nil || !found {
+			return nil, err
+		}
+		return &e, nil
 	}
 	h, err := s.store.shown(stream)
 	if err != nil || h.tombstone || number < h.first() {
 		return nil, err
 	}
-	e, found, err := s.store.event(stream, number)
+	e, found, err := s.store.linkedEvent(link, stream, number)
 	if err != nil || !found || e.created < s.store.oldest(h.limits) {
 		return nil, err
 	}

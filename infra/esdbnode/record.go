@@ -81,11 +81,15 @@ func putFrame(b []byte, r *record) {
 	binary.BigEndian.PutUint32(b[2:], frameSum(r.position, b[1], b[frameSumFrom:]))
 }
 
+// frameSum is the checksum of a position, the flags and the rest. What comes first
+// is summed here, byte by byte: handing it to crc32 would allocate it.
 func frameSum(position uint64, flags byte, rest []byte) uint32 {
-	var head [9]byte
-	binary.BigEndian.PutUint64(head[:], position)
-	head[8] = flags
-	return crc32.Update(crc32.Checksum(head[:], castagnoli), castagnoli, rest)
+	sum := ^uint32(0)
+	for shift := 56; shift >= 0; shift -= 8 {
+		sum = castagnoli[byte(sum)^byte(position>>shift)] ^ sum>>8 //nolint:gosec // its low byte
+	}
+	sum = castagnoli[byte(sum)^flags] ^ sum>>8 //nolint:gosec // its low byte
+	return crc32.Update(^sum, castagnoli, rest)
 }
 
 // getFrame reads the record that is stored under a position. It copies b.

@@ -37,6 +37,7 @@ func (n *Node) Scavenge(ctx context.Context, streams ...string) (done Scavenged,
 		return done, fmt.Errorf("scavenge: %w", context.Cause(ctx))
 	}
 	s := &scavenge{store: n.store}
+	unlinked := n.store.linked(ctx) // what has no link is not thrown away
 	if len(streams) == 0 {
 		err = s.all(ctx)
 	} else {
@@ -44,6 +45,9 @@ func (n *Node) Scavenge(ctx context.Context, streams ...string) (done Scavenged,
 	}
 	if err == nil {
 		err = s.scrub(ctx)
+	}
+	if err == nil && unlinked != nil {
+		err = fmt.Errorf("all but events that are to be linked to first: %w", unlinked)
 	}
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -189,6 +193,9 @@ func (tx *batch) sweep(stream string, out *outcome) error {
 			if err != nil || !expired {
 				return err
 			}
+		}
+		if tx.store.unlinked(position) {
+			return nil
 		}
 		if out.swept == sweepAtOnce {
 			out.more = true

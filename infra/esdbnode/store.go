@@ -59,9 +59,11 @@ type store struct {
 	queue   queue
 	written chan struct{} // closed when the writer has ended
 	closing chan struct{} // closed when long reads must end
+	listed  chan struct{} // closed when the streams are listed, or that was broken off
 
 	scavenging chan struct{} // holds one token while a scavenge is under way
 	meters     meters
+	linkers    [kindsOfLinks]*linker
 
 	recent *recent // only the writer touches it
 	broken error   // set once, by who settles batches before the writer learns of it
@@ -83,7 +85,7 @@ func openStore(o Options) (*store, error) {
 	}
 	s := &store{
 		room: newRoom(o.FS, o.Dir, o.Reserve, o.Log), ended: make(chan struct{}), kept: make(chan struct{}), dir: o.Dir, scavenging: make(chan struct{}, 1), lock: lock, log: o.Log, now: o.Now,
-		queue: queue{ready: make(chan struct{}, 1)}, written: make(chan struct{}), closing: make(chan struct{}),
+		queue: queue{ready: make(chan struct{}, 1)}, written: make(chan struct{}), closing: make(chan struct{}), listed: make(chan struct{}),
 		recent: newRecent(cachedIDs), meters: meters{since: time.Now()},
 	}
 	if err := s.openFiles(o); err != nil {
@@ -95,6 +97,8 @@ func openStore(o Options) (*store, error) {
 	s.room.wait()
 	go s.keep(s.ended, s.kept)
 	go s.write()
+	go s.list()
+	s.link()
 	return s, nil
 }
 
@@ -128,6 +132,9 @@ func (s *store) openFiles(o Options) error {
 	}
 	s.db, s.heads, s.tail = db, newHeads(db, cachedHeads), newTail(o.TailEvents, tailBytes, end)
 	s.witness.follow(s.tail.last)
+	if err = s.openLinks(); err != nil {
+		return errors.Join(err, db.Close(), s.witness.slots.Close())
+	}
 	return nil
 }
 
@@ -181,7 +188,7 @@ func (s *store) pebbleOptions(cache *pebble.Cache, memTable int) *pebble.Options
 		},
 	}
 	for i := range options.Levels {
-		options.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most appends ask for a stream that is not there yet
+		options.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // until the roster is whole, most appends ask for a stream that is not there yet
 	}
 	return options
 }
@@ -197,6 +204,8 @@ func (s *store) close(idle func() bool) error {
 			time.Sleep(time.Millisecond)
 		}
 		<-s.written
+		<-s.listed
+		s.unlink()
 		close(s.ended)
 		<-s.kept
 		s.prune()
@@ -411,9 +420,11 @@ func (s *store) scan(ctx context.Context, sp span, buf []record) (page []record,
 			return buf, position, false, err
 		}
 		looked++
-		if sp.match == nil || sp.match(&r) {
-			buf = append(buf, r)
-			size += r.footprint()
+		buf = append(buf, r)
+		if last := &buf[len(buf)-1]; sp.match == nil || sp.match(last) {
+			size += last.footprint()
+		} else {
+			buf = buf[:len(buf)-1]
 		}
 	}
 	if err := it.Error(); err != nil {

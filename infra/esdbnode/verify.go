@@ -27,6 +27,7 @@ type Contents struct {
 	Position uint64 `json:"position"` // of the last event
 	Events   uint64 `json:"events"`   // of all streams, system streams included; not those that were scavenged
 	Streams  uint64 `json:"streams"`
+	Links    uint64 `json:"links,omitempty"` // in streams of links, for which nothing else is counted
 }
 
 // A Damage is a place where a log is not as it was written.
@@ -149,6 +150,9 @@ type verifying struct {
 	bad    map[uint64]*Damage // events that are there and can't be read
 	lost   []*lostEvents
 	hidden []keyRange // places and heads that can't be read
+
+	links [kindsOfLinks]*linking
+	there positionSet // the positions of events that may have links
 }
 
 // lostEvents are those of a part of the log that can't be read.
@@ -283,6 +287,9 @@ func (v *verifying) read(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := v.beginLinks(); err != nil {
+		return err
+	}
 	if err := v.each(ctx, spaceEvents, v.event, v.loseEvents); err != nil {
 		return err
 	}
@@ -293,6 +300,9 @@ func (v *verifying) read(ctx context.Context) error {
 	v.endChain(&chain)
 	v.tellLost()
 	if err := v.each(ctx, spaceHeads, v.head, v.lose("the heads of streams")); err != nil {
+		return err
+	}
+	if err := v.verifyLinks(ctx); err != nil {
 		return err
 	}
 	if v.events == v.places && v.chains == v.heads {
@@ -458,6 +468,7 @@ func (v *verifying) event(key, value []byte) error {
 	}
 	v.Events++
 	v.events += v.sum(indexKey(r.stream, r.number), position)
+	v.linkTo(&r)
 	return nil
 }
 

@@ -576,6 +576,11 @@ func (tx *batch) putAll() error {
 	if err := tx.putRecords(); err != nil {
 		return err
 	}
+	for i := range tx.records {
+		if err := tx.putIndex(&tx.records[i]); err != nil {
+			return err
+		}
+	}
 	var b []byte
 	for stream, c := range tx.heads {
 		if c.now == c.was {
@@ -596,6 +601,12 @@ func (tx *batch) putRecord(r *record) error {
 	if err := e.Finish(); err != nil {
 		return fmt.Errorf("event %d: %w", r.position, err)
 	}
+	return nil
+}
+
+// putIndex says where in its stream an event stands. All of these come behind all
+// events: Pebble's memtable finds the place of a key fast that follows the one before.
+func (tx *batch) putIndex(r *record) error {
 	x := tx.out.SetDeferred(indexKeyLen(r.stream), 8)
 	putIndexKey(x.Key, r.stream, r.number)
 	putPosition(x.Value, r.position)

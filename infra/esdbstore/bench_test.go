@@ -6,13 +6,13 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
 	"cartwright/domain/event"
+	"cartwright/infra/cputime"
 	"cartwright/infra/esdbstore"
 	"cartwright/infra/storetest"
 )
@@ -49,7 +49,7 @@ func benchAppend(b *testing.B, store *esdbstore.Store, inflight int) {
 	left.Store(int64(b.N))
 	b.ReportAllocs()
 	b.ResetTimer()
-	before := cpu(b)
+	defer cputime.Counted(b, "append")()
 	var wg sync.WaitGroup
 	for range inflight {
 		wg.Go(func() {
@@ -60,16 +60,4 @@ func benchAppend(b *testing.B, store *esdbstore.Store, inflight int) {
 	}
 	wg.Wait()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
-	b.ReportMetric(float64((cpu(b)-before).Nanoseconds())/1000/float64(b.N), "cpu-µs/append")
-}
-
-// cpu is what this process has used so far, store and node together. It is the
-// figure to compare on a machine that does other things meanwhile.
-func cpu(tb testing.TB) time.Duration {
-	tb.Helper()
-	var used syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
-		tb.Fatal(err)
-	}
-	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }

@@ -135,7 +135,7 @@ func aNode() metrics.Node {
 		Queued: 4, Oldest: 500 * time.Millisecond, Reads: map[string]uint64{"all": 5}, EventsRead: 600,
 		Subscribers: map[string]uint64{"stream": 6}, Lag: 7, Disk: map[string]uint64{"wal": 80}, ReadAmplification: 2, WriteAmplification: 3.5,
 		Compacting: 1, CompactionDebt: 900, FailedCompactions: 1, Scavenged: 8, ScavengedAt: time.Unix(1_700_000_000, 0), Marks: 3, BackedUpAt: time.Unix(1_600_000_000, 0),
-		Full: true, Groups: []metrics.Group{{Stream: "$all", Name: "mail", Failed: true, Consumers: 2, InFlight: 10, Waiting: 20, Parked: 3, Behind: 50}},
+		Links: map[string]uint64{"$ce-": 40}, Full: true, Groups: []metrics.Group{{Stream: "$all", Name: "mail", Failed: true, Consumers: 2, InFlight: 10, Waiting: 20, Parked: 3, Behind: 50}},
 	}
 }
 
@@ -216,6 +216,7 @@ func TestValuesAreWhatTheyStandFor(t *testing.T) {
 		`cartwright_node_scavenge_timestamp_seconds 1.7e+09`,
 		`cartwright_node_scavenge_marks 3`,
 		`cartwright_node_full 1`,
+		`cartwright_node_links_behind_events{streams="$ce-"} 40`,
 		`cartwright_node_group_failed{group="mail",stream="$all"} 1`,
 		`cartwright_node_group_consumers{group="mail",stream="$all"} 2`,
 		`cartwright_node_group_events{group="mail",state="in_flight",stream="$all"} 10`,
@@ -269,7 +270,7 @@ func TestNamesAreAsPrometheusWantsThem(t *testing.T) {
 	for _, fault := range faults {
 		t.Errorf("%s: %s", fault.Metric, fault.Text)
 	}
-	if families != 58 {
+	if families != 59 {
 		t.Errorf("%d metrics were looked at; a new one belongs in fill and in the README", families)
 	}
 	if faults, _ = lint(t, "# TYPE cartwright_wait_milliseconds counter\ncartwright_wait_milliseconds 1\n"); len(faults) == 0 {

@@ -35,8 +35,9 @@ type Node struct {
 	BackedUpAt         time.Time
 	WriteAmplification float64
 
-	Full   bool    // it takes no appends for want of room on the disk
-	Groups []Group // its persistent subscriptions
+	Links  map[string]uint64 // positions that links are behind, by what their streams begin with
+	Full   bool              // it takes no appends for want of room on the disk
+	Groups []Group           // its persistent subscriptions
 }
 
 // Group is what there is to say of a persistent subscription.
@@ -66,7 +67,7 @@ type nodeDescs struct {
 	disk, readAmp, writeAmp, compacting, debt, fails *prometheus.Desc
 	scavenged, scavengedAt, marks, backedUpAt, full  *prometheus.Desc
 	groupFailed, groupConsumers, groupEvents         *prometheus.Desc
-	groupParked, groupBehind                         *prometheus.Desc
+	groupParked, groupBehind, linksBehind            *prometheus.Desc
 }
 
 func newNodeDescs() nodeDescs {
@@ -101,6 +102,7 @@ func newNodeDescs() nodeDescs {
 		scavengedAt: desc("scavenge_timestamp_seconds", "When the last scavenge ended; absent where none was since the start."),
 		marks:       desc("scavenge_marks", "Regions of the log that a scavenge which was broken off has left to be scrubbed."),
 		backedUpAt:  desc("backup_timestamp_seconds", "When the last backup was taken; absent where none is known of."),
+		linksBehind: desc("links_behind_events", "Positions between what has links and the end, by what the streams of links begin with ($ce-, $et-); absent where nobody has asked for any.", "streams"),
 		full:        desc("full", "1 while no append is taken for want of room on the disk."),
 
 		groupFailed:    desc("group_failed", "1 where a persistent subscription gives nothing to anybody.", "stream", "group"),
@@ -149,6 +151,9 @@ func (d *nodeDescs) all(n *Node) []prometheus.Metric {
 	}
 	for of, count := range n.Subscribers {
 		all = append(all, gauge(d.subscribers, float64(count), of))
+	}
+	for streams, behind := range n.Links {
+		all = append(all, gauge(d.linksBehind, float64(behind), streams))
 	}
 	for kind, bytes := range n.Disk {
 		all = append(all, gauge(d.disk, float64(bytes), kind))

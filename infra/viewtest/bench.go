@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"syscall"
 	"testing"
 	"time"
 
 	"cartwright/domain/event"
 	"cartwright/domain/order"
+	"cartwright/infra/cputime"
 	"cartwright/projections"
 )
 
@@ -58,9 +58,9 @@ func BenchmarkPut(b *testing.B, views projections.Views[projections.Order]) {
 		}
 		n++
 		b.StartTimer()
-		begun := cpu(b)
+		begun := cputime.Used(b)
 		put(b, views, batch...)
-		spent += cpu(b) - begun
+		spent += cputime.Used(b) - begun
 	}
 	b.ReportMetric(float64(docs*n)/b.Elapsed().Seconds(), "docs/s")
 	b.ReportMetric(float64(spent.Microseconds())/float64(docs*n), "cpu-µs/doc")
@@ -76,11 +76,11 @@ func BenchmarkBuild(b *testing.B, generations projections.Generations[projection
 	n, spent := 0, time.Duration(0)
 	step := func(f func() error) {
 		b.StartTimer()
-		begun := cpu(b)
+		begun := cputime.Used(b)
 		if err := f(); err != nil {
 			b.Fatal(err)
 		}
-		spent += cpu(b) - begun
+		spent += cputime.Used(b) - begun
 		b.StopTimer()
 	}
 	for b.Loop() {
@@ -115,17 +115,6 @@ func replayed(i int) Life {
 	return l.Become("completed")
 }
 
-// cpu is the time this process has spent computing. On a machine with other
-// work it says more than the clock.
-func cpu(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // BenchmarkProject measures a projector on batches of 500 events as they come
 // off the bus: orders that are placed, paid, packed and shipped, each kind of
 // event a batch of its own.
@@ -147,7 +136,7 @@ func BenchmarkProject(b *testing.B, views projections.Generation[projections.Ord
 			pending = histories(b, events, n)
 			b.StartTimer()
 		}
-		begun := cpu(b)
+		begun := cputime.Used(b)
 		batch := make([]projections.Decoded, len(pending[0]))
 		for i, r := range pending[0] {
 			batch[i] = projections.Decode(events, r)
@@ -155,7 +144,7 @@ func BenchmarkProject(b *testing.B, views projections.Generation[projections.Ord
 		if err := p.Apply(b.Context(), batch); err != nil {
 			b.Fatal(err)
 		}
-		spent += cpu(b) - begun
+		spent += cputime.Used(b) - begun
 		pending = pending[1:]
 		n += len(batch)
 	}
