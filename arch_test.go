@@ -52,10 +52,11 @@ var doors = map[string]door{
 	"infra/keyring":   {ours: []string{"domain", "commands"}, others: []string{modOtter, modUUID}},
 
 	// The way to the views.
-	"infra/relay":     {ours: []string{"domain"}, others: []string{modUUID, modSync}},
+	"infra/pace":      {},
+	"infra/relay":     {ours: []string{"domain", "infra/pace"}, others: []string{modUUID, modSync}},
 	"infra/kafkanode": {others: []string{"github.com/twmb/franz-go"}},
 	"infra/kafkabus": {
-		ours:   []string{"domain", "projections"},
+		ours:   []string{"domain", "projections", "infra/pace"},
 		others: []string{"github.com/IBM/sarama", "github.com/ThreeDotsLabs/watermill", "github.com/ThreeDotsLabs/watermill-kafka", "github.com/twmb/franz-go/pkg/sasl", modUUID, modSync},
 	},
 	"infra/process": {ours: []string{"domain", "infra/kafkabus"}, others: []string{"github.com/ThreeDotsLabs/watermill", modUUID}},

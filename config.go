@@ -82,8 +82,14 @@ type login struct {
 	KeyFile      string `env:"KEY_FILE"`
 }
 
-// partitions are for ever, since a stream must stay in one.
-const partitions = 32
+// partitions are for ever, since a stream must stay in one: so many are made for a
+// topic, and one that is there keeps what it has. What the bus costs is by the
+// partition as well as by the event, in every request and answer of every group;
+// so the bus of one machine has no more than projectors may ever share it there.
+const (
+	partitions         = 32
+	embeddedPartitions = 8
+)
 
 // topic is where events travel.
 func (c *config) topic() string { return c.Namespace + ".events" }

@@ -225,7 +225,7 @@ func (r *running) startProcess(ctx context.Context, g *errgroup.Group) error {
 	if !r.part.process {
 		return nil
 	}
-	sub, err := kafkabus.NewSubscriber(kafkabus.SubscriberOptions{Config: r.bus(r.cfg.groupProcess()), Types: commands.Follows()})
+	sub, err := kafkabus.NewSubscriber(kafkabus.SubscriberOptions{Config: r.bus(r.cfg.groupProcess()), Types: commands.Follows(), Wants: commands.Heeds})
 	if err != nil {
 		return err
 	}

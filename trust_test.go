@@ -81,7 +81,7 @@ func nothingStale(t *testing.T, r ownWritesReport, err error) {
 	}
 }
 
-// The views of serve are kept from 32 partitions.
+// The views of serve are kept from several partitions.
 func TestReadersSeeTheirOwnWritesUnderLoad(t *testing.T) {
 	s := serve(t, t.TempDir())
 	r, err := ownWrites(t, "--target", s.url, "--concurrency", "16", "--duration", soaked("4s", "5m"))

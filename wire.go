@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -161,15 +162,19 @@ func (s *system) openBus(ctx context.Context, need needs) (err error) {
 		return nil
 	}
 	s.brokers = s.cfg.Kafka
+	spread := partitions
 	if len(s.brokers) > 0 && s.bookmark == "" {
-		if err = s.openKafkaLogin(); err != nil {
-			return err
-		}
+		err = s.openKafkaLogin()
+	} else {
+		spread, err = s.embeddedSpread()
+	}
+	if err != nil {
+		return err
 	}
 	if len(s.brokers) == 0 {
 		s.bookmark = embeddedBookmark
 		s.broker, err = kafkanode.Open(kafkanode.Options{
-			Dir: s.folder.path + "/kafka", Log: s.log, Topic: s.cfg.topic(), Partitions: partitions,
+			Dir: s.folder.path + "/kafka", Log: s.log, Topic: s.cfg.topic(), Partitions: spread,
 		})
 		if err != nil {
 			return err
@@ -183,7 +188,7 @@ func (s *system) openBus(ctx context.Context, need needs) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, serverPatience)
 	defer cancel()
 	err = kafkabus.EnsureTopic(ctx, s.bus(""), kafkabus.Layout{
-		Partitions: partitions, Replication: s.cfg.KafkaTopic.Replication, MinInSync: s.cfg.KafkaTopic.MinInSync,
+		Partitions: spread, Replication: s.cfg.KafkaTopic.Replication, MinInSync: s.cfg.KafkaTopic.MinInSync,
 	})
 	if err != nil || s.bookmark != "" {
 		return err
@@ -193,6 +198,13 @@ func (s *system) openBus(ctx context.Context, need needs) (err error) {
 	id, err := kafkabus.TopicID(ctx, s.bus(""))
 	s.bookmark = "kafka-" + id
 	return err
+}
+
+// embeddedSpread is how many partitions the topic on the bus in the data folder
+// has, whoever owns that, or will have.
+func (s *system) embeddedSpread() (int, error) {
+	have, err := kafkanode.Partitions(s.cfg.path("kafka"), s.cfg.topic())
+	return cmp.Or(have, embeddedPartitions), err
 }
 
 func (s *system) openKafkaLogin() (err error) {

@@ -9,11 +9,13 @@ import (
 	"github.com/IBM/sarama"
 
 	"cartwright/domain/event"
+	"cartwright/infra/pace"
 )
 
 const (
-	batchMax    = 500
-	batchLinger = 5 * time.Millisecond
+	batchMax     = 500
+	batchSpacing = 20 * time.Millisecond
+	batchGather  = 500 * time.Microsecond // how long they wait for what came in the same answer of a broker
 )
 
 // Batches reads a topic as a member of a group, in batches over all partitions
@@ -21,8 +23,8 @@ const (
 // in order.
 type Batches struct {
 	Config
-	Max    int           // events a batch; 0 is 500
-	Linger time.Duration // how long a batch waits to become full; 0 is 5 ms
+	Max     int           // events a batch; 0 is 500
+	Spacing time.Duration // from one batch to the next, where they follow each other; 0 is 20 ms
 
 	// Broken hears of records that are no events. They are passed over: the log
 	// has the event, and the next one of its stream shows the gap. Nil only logs.
@@ -44,24 +46,17 @@ func (b Batches) Run(ctx context.Context, handle func(ctx context.Context, batch
 	if b.Max <= 0 {
 		b.Max = batchMax
 	}
-	if b.Linger <= 0 {
-		b.Linger = batchLinger
+	if b.Spacing <= 0 {
+		b.Spacing = batchSpacing
 	}
 	t := newTrouble(b.Log)
 	m := &member{config: b.Config, trouble: t, open: func(ctx context.Context, at marker) session {
-		c := &collector{batches: b, marker: at, handle: handle, trouble: t, in: make(chan chunk)}
+		c := &collector{batches: b, marker: at, handle: handle, trouble: t, in: make(chan []*sarama.ConsumerMessage), pace: pace.Pace{Spacing: b.Spacing}}
 		c.working.Go(func() { c.work(ctx) })
 		return c
 	}}
 	m.run(ctx)
 	return nil
-}
-
-// A chunk is what one partition brought at once.
-type chunk struct {
-	partition int32
-	end       int64 // the offset behind the last record, events or not
-	events    []event.Recorded
 }
 
 // A collector makes batches of what the claims of one session bring.
@@ -70,34 +65,23 @@ type collector struct {
 	marker  marker
 	handle  func(ctx context.Context, batch []event.Recorded) error
 	trouble *trouble
-	in      chan chunk
+	in      chan []*sarama.ConsumerMessage // of one partition each
 	working sync.WaitGroup
+
+	pace pace.Pace
+	room batch // of the last batch, for the next one
 }
 
 func (c *collector) wait() { c.working.Wait() }
 
-// take decodes in the claim's goroutine, so partitions share that work.
 func (c *collector) take(ctx context.Context, records []*sarama.ConsumerMessage) {
 	for part := range slices.Chunk(records, c.batches.Max) {
 		select {
-		case c.in <- c.decode(part):
+		case c.in <- part:
 		case <-ctx.Done():
 			return
 		}
 	}
-}
-
-func (c *collector) decode(records []*sarama.ConsumerMessage) chunk {
-	last := records[len(records)-1]
-	got := chunk{last.Partition, last.Offset + 1, make([]event.Recorded, 0, len(records))}
-	for _, r := range records {
-		if e, err := Decode(r); err != nil {
-			c.batches.broken(r, err)
-		} else {
-			got.events = append(got.events, e)
-		}
-	}
-	return got
 }
 
 func (b Batches) broken(r *sarama.ConsumerMessage, err error) {
@@ -107,27 +91,35 @@ func (b Batches) broken(r *sarama.ConsumerMessage, err error) {
 	}
 }
 
-// A batch is some chunks, together no more than Max events.
+// A batch is what some partitions have brought, together no more than Max events.
 type batch struct {
 	events []event.Recorded
 	ends   map[int32]int64 // by partition
 }
 
-func (b *batch) add(c chunk) {
-	b.events = append(b.events, c.events...)
-	b.ends[c.partition] = c.end
+func (c *collector) add(b *batch, records []*sarama.ConsumerMessage) {
+	for _, r := range records {
+		if e, err := Decode(r); err != nil {
+			c.batches.broken(r, err)
+		} else {
+			b.events = append(b.events, e)
+		}
+	}
+	last := records[len(records)-1]
+	b.ends[last.Partition] = last.Offset + 1
 }
 
 func (c *collector) work(ctx context.Context) {
 	for {
 		select {
-		case first := <-c.in:
-			for more := &first; more != nil; {
+		case more := <-c.in:
+			for more != nil {
 				var b batch
-				b, more = c.fill(ctx, *more)
+				b, more = c.fill(ctx, more)
 				if !c.flush(ctx, b) {
 					return
 				}
+				c.pace.Spend()
 			}
 		case <-ctx.Done():
 			return
@@ -135,20 +127,20 @@ func (c *collector) work(ctx context.Context) {
 	}
 }
 
-// fill collects until the batch has lingered long enough, or there comes a chunk
-// for which there is no room: that one begins the next batch.
-func (c *collector) fill(ctx context.Context, first chunk) (b batch, over *chunk) {
-	b = batch{make([]event.Recorded, 0, c.batches.Max), map[int32]int64{}}
-	b.add(first)
-	lingered := time.NewTimer(c.batches.Linger)
+// fill collects until the batch has lingered long enough, or there comes something
+// for which there is no room: that begins the next batch.
+func (c *collector) fill(ctx context.Context, first []*sarama.ConsumerMessage) (b batch, over []*sarama.ConsumerMessage) {
+	b = c.empty()
+	c.add(&b, first)
+	lingered := time.NewTimer(c.linger())
 	defer lingered.Stop()
 	for len(b.events) < c.batches.Max {
 		select {
 		case next := <-c.in:
-			if len(b.events)+len(next.events) > c.batches.Max {
-				return b, &next
+			if len(b.events)+len(next) > c.batches.Max {
+				return b, next
 			}
-			b.add(next)
+			c.add(&b, next)
 		case <-lingered.C:
 			return b, nil
 		case <-ctx.Done():
@@ -156,6 +148,23 @@ func (c *collector) fill(ctx context.Context, first chunk) (b batch, over *chunk
 		}
 	}
 	return b, nil
+}
+
+// empty gives the room of the last batch, which nobody looks at any more.
+func (c *collector) empty() batch {
+	clear(c.room.events) // or it would hold on to what brokers have answered
+	clear(c.room.ends)
+	if c.room.ends == nil {
+		c.room.ends = map[int32]int64{}
+	}
+	return batch{c.room.events[:0], c.room.ends}
+}
+
+// linger is how long the batch that begins now waits to become full. As long as
+// there is credit left, which Spacing without a batch adds one to, it only waits
+// for what has come with its first.
+func (c *collector) linger() time.Duration {
+	return max(batchGather, c.pace.Early())
 }
 
 // flush reports whether the batch was handled; it was not only if ctx ended.
@@ -166,6 +175,7 @@ func (c *collector) flush(ctx context.Context, b batch) bool {
 	for partition, end := range b.ends {
 		c.marker.mark(partition, end)
 	}
+	c.room = b
 	return true
 }
 

@@ -27,6 +27,15 @@
 // up all of them, which is right for a projector: it parks what it cannot apply
 // and never fails for a single event.
 //
+// Batches that follow each other are Spacing apart and grow meanwhile, as a view's
+// flush costs more by the batch than by the event. Who has rested is handed some
+// at once first, so that in a shop in which little happens nobody waits for his own
+// write (TestAQuietReaderIsHandedEventsAtOnceAndABusyOneFullBatches,
+// TestFullBatchesHoldUpNoneBehindThem). Not chosen: having brokers wait for more
+// before they answer a fetch, which delays the first event as much as the last, and
+// does nothing for the requests and records by which a broker is given them: the
+// relay spaces its batches as well.
+//
 // Assignments are eager, not cooperative: a session ends as a whole, and with it
 // the context that handlers work under, so a member that was put out stops
 // instead of working on beside its successor (TestConformance, "a handler's

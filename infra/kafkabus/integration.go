@@ -179,7 +179,7 @@ func Broken(m *message.Message) error {
 // Message gives an event the form of a message, as Event takes it back.
 func Message(e event.Recorded, source string) *message.Message {
 	m := message.NewMessage(e.ID, message.Payload(e.Data))
-	for _, h := range encode(e, source).Headers {
+	for _, h := range (&encoder{source: source}).encode(&e).Headers {
 		m.Metadata.Set(string(h.Key), string(h.Value))
 	}
 	return m

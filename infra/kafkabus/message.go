@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -46,27 +47,50 @@ var headerNames = [...][]byte{
 	[]byte(headerActor), []byte(headerDigest), []byte(headerRecorded), []byte(headerTrace),
 }
 
-// valuesSize is what the headers' values of an event of ours need.
-const valuesSize = 384
+// An encoder gives events the form they have on the bus. It keeps its room, so
+// what it has given must not be used any more when it is reset.
+type encoder struct {
+	source   string
+	bytes    []byte
+	headers  []sarama.RecordHeader
+	pointers []*sarama.RecordHeader
+	records  []sarama.Record
+}
 
-// encode gives an event the form it has on the bus. What is empty is left out.
-func encode(e event.Recorded, source string) *sarama.Record {
-	r := &sarama.Record{Key: []byte(e.Stream), Value: e.Data, Headers: make([]*sarama.RecordHeader, 0, len(headerNames))}
-	values := make([]byte, 0, valuesSize) // one allocation for all, and still right if it grows
-	headers := make([]sarama.RecordHeader, 0, len(headerNames))
+// reset makes room again, but keeps none that is out of the ordinary.
+func (c *encoder) reset() {
+	if len(c.records) > keptRecords {
+		*c = encoder{source: c.source}
+		return
+	}
+	clear(c.records) // or it would hold on to the events' data
+	c.bytes, c.headers, c.pointers, c.records = c.bytes[:0], c.headers[:0], c.pointers[:0], c.records[:0]
+}
+
+// keptRecords are as many as the relay publishes at once.
+const keptRecords = 1000
+
+// encode leaves out headers that would be empty. Where the room grows, what was
+// given before stays where it was.
+func (c *encoder) encode(e *event.Recorded) *sarama.Record {
+	from := len(c.bytes)
+	c.bytes = append(c.bytes, e.Stream...)
+	key, first := c.bytes[from:len(c.bytes):len(c.bytes)], len(c.pointers)
 	for i, name := range headerNames {
-		from := len(values)
-		values = appendHeader(values, i, e, source)
-		if to := len(values); to > from {
-			headers = append(headers, sarama.RecordHeader{Key: name, Value: values[from:to:to]})
-			r.Headers = append(r.Headers, &headers[len(headers)-1])
+		from = len(c.bytes)
+		c.bytes = appendHeader(c.bytes, i, e, c.source)
+		if to := len(c.bytes); to > from {
+			c.headers = append(c.headers, sarama.RecordHeader{Key: name, Value: c.bytes[from:to:to]})
+			c.pointers = append(c.pointers, &c.headers[len(c.headers)-1])
 		}
 	}
-	return r
+	last := len(c.pointers)
+	c.records = append(c.records, sarama.Record{Key: key, Value: e.Data, Headers: c.pointers[first:last:last]})
+	return &c.records[len(c.records)-1]
 }
 
 // appendHeader appends the value of the header with that place in headerNames.
-func appendHeader(b []byte, place int, e event.Recorded, source string) []byte {
+func appendHeader(b []byte, place int, e *event.Recorded, source string) []byte {
 	switch string(headerNames[place]) {
 	case headerSpec:
 		return append(b, specVersion...)
@@ -114,74 +138,85 @@ func appendTime(b []byte, t time.Time) []byte {
 // Decode reads an event back from a record. A record that is none of ours is an
 // error, which must never stop the group: see Batches.Broken.
 func Decode(m *sarama.ConsumerMessage) (event.Recorded, error) {
-	e := event.Recorded{Data: json.RawMessage(m.Value)}
-	var spec string
-	t := texts{}
+	e, spec := event.Recorded{Data: json.RawMessage(m.Value)}, ""
+	texts := textsOf(m.Headers)
 	for _, h := range m.Headers {
-		if field := text(&e, &spec, h.Key); field != nil {
-			t.add(field, h.Value)
-		} else if err := parse(&e, h.Key, h.Value); err != nil {
-			return event.Recorded{}, fmt.Errorf("header %s: %w", h.Key, err)
+		switch string(h.Key) {
+		case headerSpec:
+			spec = texts.cut(h)
+		case headerID:
+			e.ID = texts.cut(h)
+		case headerType:
+			e.Name = texts.cut(h)
+		case headerSubject:
+			e.Stream = texts.cut(h)
+		case headerCause:
+			e.Cause = texts.cut(h)
+		case headerCorrelation:
+			e.Correlation = texts.cut(h)
+		case headerActor:
+			e.Actor = texts.cut(h)
+		case headerDigest:
+			e.Digest = texts.cut(h)
+		case headerTrace:
+			e.Trace = texts.cut(h)
+		default:
+			if err := parse(&e, h.Key, h.Value); err != nil {
+				return event.Recorded{}, fmt.Errorf("header %s: %w", h.Key, err)
+			}
 		}
 	}
-	t.set()
 	if spec != specVersion {
 		return event.Recorded{}, fmt.Errorf("header %s is %q, not %s", headerSpec, spec, specVersion)
 	}
-	return e, complete(e)
+	return e, complete(&e)
 }
 
-// texts fills many string fields with one allocation.
-type texts struct {
-	all    []byte
-	fields []textField
-	room   [valuesSize]byte
-	places [len(headerNames)]textField
-}
-
-type textField struct {
-	field *string
-	end   int
-}
-
-func (t *texts) add(field *string, value []byte) {
-	if t.all == nil {
-		t.all, t.fields = t.room[:0], t.places[:0]
-	}
-	t.all = append(t.all, value...)
-	t.fields = append(t.fields, textField{field, len(t.all)})
-}
-
-func (t *texts) set() {
-	all, from := string(t.all), 0
-	for _, f := range t.fields {
-		*f.field, from = all[from:f.end], f.end
-	}
-}
-
-// text gives the field that a header is the text of, nil if there is none.
-func text(e *event.Recorded, spec *string, name []byte) *string {
-	switch string(name) {
-	case headerSpec:
-		return spec
-	case headerID:
-		return &e.ID
-	case headerType:
-		return &e.Name
-	case headerSubject:
-		return &e.Stream
-	case headerCause:
-		return &e.Cause
-	case headerCorrelation:
-		return &e.Correlation
-	case headerActor:
-		return &e.Actor
-	case headerDigest:
-		return &e.Digest
-	case headerTrace:
-		return &e.Trace
+// typeOf is the name of the event that a record carries, or of what it carries
+// instead of one; nil without a name.
+func typeOf(m *sarama.ConsumerMessage) []byte {
+	for _, h := range m.Headers {
+		if string(h.Key) == headerType {
+			return h.Value
+		}
 	}
 	return nil
+}
+
+// texts are the values of all headers that become strings, in their order and in
+// one piece: many fields with one allocation.
+type texts string
+
+func textsOf(headers []*sarama.RecordHeader) texts {
+	size := 0
+	for _, h := range headers {
+		if isText(h.Key) {
+			size += len(h.Value)
+		}
+	}
+	var all strings.Builder
+	all.Grow(size)
+	for _, h := range headers {
+		if isText(h.Key) {
+			all.Write(h.Value)
+		}
+	}
+	return texts(all.String())
+}
+
+// cut takes the value of the next header.
+func (t *texts) cut(h *sarama.RecordHeader) string {
+	all, n := *t, len(h.Value)
+	*t = all[n:]
+	return string(all[:n])
+}
+
+func isText(name []byte) bool {
+	switch string(name) {
+	case headerSpec, headerID, headerType, headerSubject, headerCause, headerCorrelation, headerActor, headerDigest, headerTrace:
+		return true
+	}
+	return false
 }
 
 // parse sets the field of e that a header stands for in another form. Unknown
@@ -204,7 +239,7 @@ func parse(e *event.Recorded, name, value []byte) (err error) {
 	return err
 }
 
-func complete(e event.Recorded) error {
+func complete(e *event.Recorded) error {
 	switch {
 	case e.Name == "":
 		return errors.New("header " + headerType + " is missing")

@@ -30,6 +30,7 @@ type sender struct {
 	config     Config
 	client     sarama.Client
 	partitions uint32
+	encoder    encoder
 }
 
 func newSender(c Config) (*sender, error) {
@@ -41,7 +42,7 @@ func newSender(c Config) (*sender, error) {
 	if err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
-	return &sender{c, client, uint32(len(partitions))}, nil //nolint:gosec // not that many
+	return &sender{c, client, uint32(len(partitions)), encoder{source: c.Source}}, nil //nolint:gosec // not that many
 }
 
 func (s *sender) close() error { return s.client.Close() }
@@ -49,10 +50,11 @@ func (s *sender) close() error { return s.client.Close() }
 // send returns with the first error. A batch that is more than brokers take at
 // once goes in several rounds.
 func (s *sender) send(events []event.Recorded) error {
+	defer s.encoder.reset() // sarama has written the records out by then, or given them up
 	r, now := s.newRound(), time.Now()
-	for _, e := range events {
-		record := encode(e, s.config.Source)
-		partition, size := partitionOf(e.Stream, s.partitions), sizeOf(record)
+	for i := range events {
+		record := s.encoder.encode(&events[i])
+		partition, size := partitionOf(events[i].Stream, s.partitions), sizeOf(record)
 		if !r.hasRoom(partition, size) {
 			if err := r.send(); err != nil {
 				return err

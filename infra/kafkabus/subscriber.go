@@ -31,6 +31,7 @@ const (
 type Subscriber struct {
 	config   Config
 	types    map[string]bool
+	wants    func(event.Recorded) bool
 	inFlight int
 
 	ctx     context.Context //nolint:containedctx // Close ends what Subscribe started; watermill's interface asks for that
@@ -43,6 +44,11 @@ type SubscriberOptions struct {
 	Config
 	Types    []string // the stored names of the events wanted; others are passed over
 	InFlight int      // messages delivered and not yet answered; 0 is 256
+
+	// Wants tells of an event of these types whether it is wanted. Nil wants them all.
+	// What is not wanted is marked as read and costs no message, no goroutine of the
+	// router and no deadline, which are more than most events are worth.
+	Wants func(event.Recorded) bool
 }
 
 // NewSubscriber checks the configuration. Subscribe connects.
@@ -56,7 +62,10 @@ func NewSubscriber(o SubscriberOptions) (*Subscriber, error) {
 	if o.InFlight <= 0 {
 		o.InFlight = inFlightMax
 	}
-	s := &Subscriber{config: o.Config, types: map[string]bool{}, inFlight: o.InFlight}
+	if o.Wants == nil {
+		o.Wants = func(event.Recorded) bool { return true }
+	}
+	s := &Subscriber{config: o.Config, types: map[string]bool{}, wants: o.Wants, inFlight: o.InFlight}
 	for _, t := range o.Types {
 		s.types[t] = true
 	}
@@ -97,8 +106,12 @@ func (s *Subscriber) Close() error {
 	return nil
 }
 
-// Event gives the event that a message of a Subscriber carries.
+// Event gives the event that a message of a Subscriber carries: the one it was
+// made of, or what payload and metadata say of one that was made otherwise.
 func Event(m *message.Message) (event.Recorded, error) {
+	if e, ok := m.Context().Value(carried{}).(*event.Recorded); ok {
+		return *e, nil
+	}
 	r := &sarama.ConsumerMessage{Value: m.Payload}
 	for _, name := range slices.Sorted(maps.Keys(m.Metadata)) {
 		r.Headers = append(r.Headers, &sarama.RecordHeader{Key: []byte(name), Value: []byte(m.Metadata[name])})
@@ -110,19 +123,24 @@ func Event(m *message.Message) (event.Recorded, error) {
 	return e, nil
 }
 
+// carried is the key of a message's event in its context.
+type carried struct{}
+
 // toMessage keeps the message's id even if it is delivered again.
-func toMessage(ctx context.Context, e event.Recorded, r *sarama.ConsumerMessage) *message.Message {
-	m := message.NewMessage(e.ID, message.Payload(r.Value))
-	for _, h := range r.Headers {
-		m.Metadata.Set(string(h.Key), string(h.Value))
+func toMessage(ctx context.Context, p parcel) *message.Message {
+	m := message.NewMessage(p.event.ID, message.Payload(p.record.Value))
+	m.Metadata = make(message.Metadata, len(p.record.Headers))
+	for _, h := range p.record.Headers {
+		m.Metadata[string(h.Key)] = string(h.Value)
 	}
-	m.SetContext(ctx)
+	m.SetContext(context.WithValue(ctx, carried{}, &p.event))
 	return m
 }
 
 // A delivery is one session of a subscription.
 type delivery struct {
 	types  map[string]bool
+	wants  func(event.Recorded) bool
 	config Config
 	marker marker
 	out    chan<- *message.Message
@@ -145,7 +163,7 @@ type parcel struct {
 
 func newDelivery(ctx context.Context, s *Subscriber, c Config, at marker, out chan<- *message.Message) *delivery {
 	d := &delivery{
-		types: s.types, config: c, marker: at, out: out,
+		types: s.types, wants: s.wants, config: c, marker: at, out: out,
 		slots:    make(chan struct{}, s.inFlight),
 		streams:  map[string][]parcel{},
 		progress: map[int32]*progress{},
@@ -172,10 +190,7 @@ func (d *delivery) take(ctx context.Context, records []*sarama.ConsumerMessage) 
 
 // accept reports whether the record was taken, which it is not if ctx ends first.
 func (d *delivery) accept(ctx context.Context, r *sarama.ConsumerMessage) bool {
-	e, err := Decode(r)
-	if err != nil {
-		d.config.Log.Warn("record is no event", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "error", err)
-	}
+	e, wanted := d.open(r)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for d.waiting >= waitingMax && ctx.Err() == nil {
@@ -185,12 +200,26 @@ func (d *delivery) accept(ctx context.Context, r *sarama.ConsumerMessage) bool {
 		return false
 	}
 	done := d.track(r)
-	if err != nil || !d.types[e.Name] {
+	if !wanted {
 		done()
 		return true
 	}
 	d.enqueue(ctx, parcel{e, r, done})
 	return true
+}
+
+// open reads a record if it is wanted. Most are not, so what they are is looked at
+// before they are read.
+func (d *delivery) open(r *sarama.ConsumerMessage) (e event.Recorded, wanted bool) {
+	if name := typeOf(r); len(name) > 0 && !d.types[string(name)] {
+		return event.Recorded{}, false
+	}
+	e, err := Decode(r)
+	if err != nil {
+		d.config.Log.Warn("record is no event", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "error", err)
+		return event.Recorded{}, false
+	}
+	return e, d.types[e.Name] && d.wants(e)
 }
 
 // track notes a record as begun. What it gives, called with mu held, notes it as
@@ -277,7 +306,7 @@ func (d *delivery) attempt(ctx context.Context, p parcel) (acked, ok bool) {
 	case <-ctx.Done():
 		return false, false
 	}
-	m := toMessage(ctx, p.event, p.record)
+	m := toMessage(ctx, p)
 	select {
 	case d.out <- m:
 	case <-ctx.Done():

@@ -109,6 +109,7 @@ func subscribers(t *testing.T, open func(testing.TB) *bed) {
 	for name, check := range map[string]func(*testing.T, *bed){
 		"a message carries the whole event":                           carriesTheEvent,
 		"only wanted types become messages, and the rest is marked":   onlyWantedTypes,
+		"what is not wanted of a type is marked without a message":    onlyWantedEvents,
 		"one message of a stream is in flight, and many streams":      oneOfAStream,
 		"a refused message comes again, and holds up only its stream": refusedComesAgain,
 		"what was not acknowledged comes again to the next":           notAcknowledged,
@@ -140,6 +141,10 @@ func carriesTheEvent(t *testing.T, b *bed) {
 	if m.UUID != want.ID || string(m.Payload) != string(want.Data) || m.Metadata["ce_type"] != want.Name {
 		t.Errorf("message %s with metadata %v", m.UUID, m.Metadata)
 	}
+	got, err := kafkabus.Event(m.Copy()) // without the context, which has the event
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("a copy carries another event (-want +got):\n%s%v", diff, err)
+	}
 	m.Ack()
 }
 
@@ -157,6 +162,23 @@ func onlyWantedTypes(t *testing.T, b *bed) {
 		t.Errorf("%s revision %d was delivered", e.Name, e.Revision)
 	}
 	m.Ack()
+	lag(t, b, 0)
+	leave()
+}
+
+func onlyWantedEvents(t *testing.T, b *bed) {
+	t.Helper()
+	publish(t, publisher(t, b.config("")), bustest.Events(50, 4, 1)...)
+	messages, leave := subscribe(t, b, kafkabus.SubscriberOptions{
+		Wants: func(e event.Recorded) bool { return e.Stream == "order-7" && e.Revision%2 == 0 },
+	})
+	for want := event.Revision(2); want <= 4; want += 2 {
+		m, e := next(t, messages)
+		if e.Stream != "order-7" || e.Revision != want {
+			t.Errorf("revision %d of %s came, want %d of order-7", e.Revision, e.Stream, want)
+		}
+		m.Ack()
+	}
 	lag(t, b, 0)
 	leave()
 }

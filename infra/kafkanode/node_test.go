@@ -246,6 +246,38 @@ func TestAnotherNumberOfPartitionsIsRefused(t *testing.T) {
 	shut(t, open(t, o))
 }
 
+func TestHowManyPartitionsThereAreIsKnownBeforeOpening(t *testing.T) {
+	o := options(t.TempDir())
+	count := func(topic string) int {
+		n, err := kafkanode.Partitions(o.Dir, topic)
+		if err != nil {
+			t.Errorf("partitions of %s: %v", topic, err)
+		}
+		return n
+	}
+	if n := count(o.Topic); n != 0 {
+		t.Errorf("an empty folder has %d partitions", n)
+	}
+	n := open(t, o)
+	if got, other := count(o.Topic), count("another"); got != partitions || other != 0 {
+		t.Errorf("a folder in use has %d partitions and %d of another topic", got, other)
+	}
+	left := crash(t, o.Dir)
+	shut(t, n)
+	if got := count(o.Topic); got != partitions {
+		t.Errorf("a closed folder has %d partitions", got)
+	}
+	if o.Dir = left; count(o.Topic) != partitions {
+		t.Errorf("a folder that was left has %d partitions", count(o.Topic))
+	}
+	if err := os.WriteFile(filepath.Join(left, "log", "topics.json"), []byte("?"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kafkanode.Partitions(left, o.Topic); err == nil {
+		t.Error("a folder that can't be read has some number of partitions")
+	}
+}
+
 func TestWrongOptionsAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	for _, o := range []kafkanode.Options{

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cartwright/domain/event"
+	"cartwright/infra/pace"
 )
 
 // A pump is the publishing half of a relay that leads.
@@ -17,11 +18,12 @@ type pump struct {
 	quiet  int              // words of nothing for us since then
 	due    <-chan time.Time // when the bookmark is moved; nil while it need not be
 	moving pause
+	pace   pace.Pace
 }
 
 // pump publishes what comes, until ctx ends or the bookmark is another's.
 func (r *Relay) pump(ctx context.Context, mark *bookmark, notices <-chan event.Notice) error {
-	p := &pump{Relay: r, mark: mark}
+	p := &pump{Relay: r, mark: mark, pace: pace.Pace{Spacing: r.Spacing}}
 	err := p.run(ctx, notices)
 	return p.finish(ctx, err)
 }
@@ -48,12 +50,13 @@ func (p *pump) run(ctx context.Context, notices <-chan event.Notice) error {
 
 // carry publishes an event and those that stand ready behind it.
 func (p *pump) carry(ctx context.Context, first event.Notice, notices <-chan event.Notice) error {
+	p.space(ctx, first, notices)
 	batch := make([]event.Recorded, 0, min(p.Batch, 1+len(notices)))
 	n, ready, at := first, true, p.position.Load()
 	for ready {
 		at = max(at, n.Position)
 		p.note(n)
-		if n.Event.Name != "" && p.allowed(n.Event.Stream) {
+		if p.ours(n) {
 			batch = append(batch, n.Event)
 		} else {
 			p.quiet++
@@ -77,6 +80,26 @@ func (p *pump) carry(ctx context.Context, first event.Notice, notices <-chan eve
 	}
 	return nil
 }
+
+// space waits until the next batch is due, or is full. It is due at once as long
+// as there is credit left, which Spacing without a batch adds one to.
+func (p *pump) space(ctx context.Context, first event.Notice, notices <-chan event.Notice) {
+	early := p.pace.Early()
+	if early <= 0 || 1+len(notices) >= p.Batch {
+		return
+	}
+	if p.ours(first) {
+		p.waitsSince(first.Event.Created)
+	}
+	due := time.NewTimer(early)
+	defer due.Stop()
+	select {
+	case <-due.C:
+	case <-ctx.Done():
+	}
+}
+
+func (p *pump) ours(n event.Notice) bool { return n.Event.Name != "" && p.allowed(n.Event.Stream) }
 
 func (p *pump) note(n event.Notice) {
 	if n.CaughtUp {
@@ -109,6 +132,7 @@ func (p *pump) publish(ctx context.Context, batch []event.Recorded) error {
 		}
 	}
 	p.waitsSince(time.Time{})
+	p.pace.Spend()
 	p.update(func(s *Status) {
 		s.Published += uint64(len(batch))
 		s.LastError = nil

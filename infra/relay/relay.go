@@ -24,6 +24,14 @@
 // the streams dealt out among them to keep their order; a batch over all
 // partitions at once makes that unnecessary.
 //
+// Events that come one by one would each be a request to the bus, a record batch
+// of its partition, and a fetch of every group that reads: most of what the bus
+// costs is by the batch and not by the event. So where there is something to
+// publish all the time, batches are Spacing apart, and grow meanwhile. Who has
+// rested may publish some at once first, so that a shop in which little happens
+// waits for nothing (TestAQuietRelayPublishesAtOnceAndABusyOneInBatches), and so
+// does a batch that is full (TestARelayThatIsBehindWaitsForNothing).
+//
 // A bus in our own process acknowledges before its disk has the record. It
 // tells, as Disk, up to where it is safe, and the relay starts from there if
 // that is behind the bookmark (TestTheRelayStartsWhereTheBusIsSafe).
@@ -53,6 +61,7 @@ const (
 	quietNotices = 16 // words of nothing for us that are worth a move
 	syncEvery    = 5 * time.Second
 	standby      = 5 * time.Second
+	spacing      = 10 * time.Millisecond
 	lastWords    = 5 * time.Second // for the moves after ctx has ended
 
 	shortestPause = 20 * time.Millisecond
@@ -97,6 +106,7 @@ type Relay struct {
 	MoveAfter int           // events, if that is sooner; 0 is 10,000
 	SyncEvery time.Duration // between two syncs of Disk; 0 is 5 s
 	Standby   time.Duration // how long a bookmark must rest to be taken over; 0 is 5 s
+	Spacing   time.Duration // between two batches where one follows the other; 0 is 10 ms
 
 	position atomic.Uint64 // everything up to here was published
 	mu       sync.Mutex
@@ -168,6 +178,7 @@ func (r *Relay) prepare() error {
 	orDefault(&r.MoveAfter, moveAfter)
 	orDefault(&r.SyncEvery, syncEvery)
 	orDefault(&r.Standby, standby)
+	orDefault(&r.Spacing, spacing)
 	return nil
 }
 

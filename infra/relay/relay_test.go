@@ -383,6 +383,82 @@ func TestTheBookmarkCostsFewWrites(t *testing.T) {
 	})
 }
 
+// A clock notes when each event was published, and how often there was a batch.
+type clock struct {
+	relay.Bus
+	mu      sync.Mutex
+	at      map[event.Revision]time.Time
+	batches int
+}
+
+func (c *clock) Publish(ctx context.Context, events []event.Recorded) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.batches++
+	for _, e := range events {
+		c.at[e.Revision] = time.Now()
+	}
+	return c.Bus.Publish(ctx, events)
+}
+
+func TestAQuietRelayPublishesAtOnceAndABusyOneInBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, b := &store{Store: &memstore.Store{}}, &clock{Bus: newBus(nil), at: map[event.Revision]time.Time{}}
+		main := newRelay(s, b)
+		main.Batch, main.Spacing = 100, 20*time.Millisecond
+		r := run(t.Context(), main)
+		written := map[event.Revision]time.Time{}
+		put := func(n int, every time.Duration) {
+			for range n {
+				at := event.Revision(len(written))
+				written[at+1] = time.Now()
+				write(t, s.Store, "order-1", at)
+				time.Sleep(every)
+			}
+		}
+		late := func(most time.Duration) (found, batches int) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			for i, at := range written {
+				if b.at[i].Sub(at) > most {
+					found++
+				}
+			}
+			return found, b.batches
+		}
+		put(100, 25*time.Millisecond)
+		put(8, time.Millisecond)
+		if n, batches := late(0); n > 0 || batches != 108 {
+			t.Errorf("of a quiet shop %d events waited, %d batches", n, batches)
+		}
+		time.Sleep(time.Second)
+		put(1000, time.Millisecond)
+		time.Sleep(time.Second)
+		if n, batches := late(main.Spacing); n > 0 || batches < 108+50 || batches > 108+8+52 {
+			t.Errorf("of a busy shop %d events waited too long, %d batches", n, batches-108)
+		}
+		r.stop(t)
+	})
+}
+
+func TestARelayThatIsBehindWaitsForNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, b := &store{Store: &memstore.Store{}}, newBus(nil)
+		for i := range event.Revision(7000) {
+			write(t, s.Store, "order-1", i)
+		}
+		main := newRelay(s, b)
+		main.Spacing = time.Second
+		began := time.Now()
+		r := run(t.Context(), main)
+		await(t, "all have arrived", func() bool { _, times, _ := b.state(); return times == 7000 })
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("1000 batches took %v", took)
+		}
+		r.stop(t)
+	})
+}
+
 func TestAnIdleRelayWritesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, b := &store{Store: &memstore.Store{}}, newBus(nil)
