@@ -61,7 +61,7 @@ func simulate(tb testing.TB, seed uint64) *simulation {
 	s.must(err)
 	s.shop, err = commands.Open(commands.Setup{
 		Store:  faults.Store{Store: s.store, BeforeLoad: s.fault, BeforeAppend: s.fault, AfterAppend: s.fault},
-		Sealer: ring, Now: s.now,
+		Sealer: ring, Now: s.now, Snapshots: s.store, SnapshotEvery: 5,
 	})
 	s.must(err)
 	tb.Cleanup(s.shop.Close)

@@ -275,7 +275,7 @@ func (s *system) openShop(ctx context.Context, need needs) (err error) {
 	}
 	s.lanes = &laneCounts{}
 	setup := commands.Setup{
-		Store: countingStore{notingStore{s.store, s.written}, s.lanes}, Log: s.store, Sealer: s.ring, PayWithin: s.cfg.PayWithin,
+		Store: countingStore{notingStore{s.store, s.written}, s.lanes}, Snapshots: s.store, Log: s.store, Sealer: s.ring, PayWithin: s.cfg.PayWithin,
 		Channels: s.channels, PollAfter: s.cfg.PollAfter, CompleteAfter: s.cfg.Complete, Commission: s.cfg.Commission, Alarm: s.alarm,
 	}
 	if s.redis != nil {

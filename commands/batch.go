@@ -25,10 +25,13 @@ func (l *lane[S, C, E]) decideAll(calls []*call[S, C, E]) (*batch[S, C, E], erro
 	if !f.synced {
 		f.ahead, f.synced = d.Clone(f.state), true
 	}
+	f.turns.decides(f.at)
 	b := &batch[S, C, E]{byCause: make(map[string]*decision[S, C, E], len(calls))}
+	few := f.turns.few(len(calls))
+	l.cut = false
 	for i, c := range calls {
-		if b.bytes > maxBatchBytes {
-			b.rest = calls[i:]
+		if b.bytes > maxBatchBytes || i >= few {
+			b.rest, l.cut = calls[i:], i >= few
 			return b, nil
 		}
 		if err := l.decideOne(b, c); err != nil {
@@ -141,6 +144,7 @@ func (l *lane[S, C, E]) keep(b *batch[S, C, E]) error {
 	}
 	f.at += event.Revision(len(b.records))
 	f.known = true
+	f.turns.stored(f.at)
 	return nil
 }
 

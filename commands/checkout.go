@@ -66,6 +66,9 @@ func (s *Shop) Checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	}
 	s.begun.Set(string(c.Order), struct{}{})
 	p, err := s.insist(ctx, r, c)
+	if sold, ok := errors.AsType[*soldOutError](err); ok {
+		return Placed{}, sold.refusal // and it was not carried out before
+	}
 	if err == nil {
 		s.remember(ctx, r.Cause, c.Order)
 	}
@@ -139,12 +142,21 @@ func (s *Shop) checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	if err != nil {
 		return Placed{}, err
 	}
-	if place.Address, err = s.sealer.Seal(ctx, c.Buyer, c.Address); err != nil {
-		return Placed{}, fmt.Errorf("seal the address of %s: %w", c.Order, err)
+	if err = s.soldOut(c, place.Attempt); err != nil {
+		return Placed{}, err
+	}
+	if err = s.sealer.Admit(ctx, c.Buyer); err != nil {
+		return Placed{}, fmt.Errorf("ask for the key of %s: %w", c.Order, err)
 	}
 	if err = s.holdAll(ctx, r, c, place.Attempt); err != nil {
 		return Placed{}, err
 	}
+	// Behind the holds: who gets none leaves no key of a new buyer in the log.
+	if place.Address, err = s.sealer.Seal(ctx, c.Buyer, c.Address); err != nil {
+		s.letGo(ctx, place.Attempt, c.Order, skus(c.Items))
+		return Placed{}, fmt.Errorf("seal the address of %s: %w", c.Order, err)
+	}
+	r.completes = true
 	done, err := s.orders.Create(ctx, string(c.Order), r, place)
 	switch {
 	case err != nil && domain.CodeOf(err) == "", domain.CodeOf(err) == domain.Unavailable:
@@ -216,7 +228,7 @@ func (s *Shop) standAll(ctx context.Context, done Done[order.Event]) (Placed, er
 // Nobody else writes to its stream before, so this is safe to do again.
 func (s *Shop) placeSibling(ctx context.Context, first order.Placed, sib order.Sibling) (event.Revision, error) {
 	e := siblingPlaced(first, sib)
-	r := Request{Cause: "sibling/" + first.Order, Correlation: first.Checkout, Actor: "checkout", At: sib.At}
+	r := Request{Cause: "sibling/" + first.Order, Correlation: first.Checkout, Actor: "checkout", At: sib.At, completes: true}
 	done, err := s.orders.Create(ctx, sib.Order, r, order.Place{
 		Order: e.Order, Checkout: e.Checkout, Buyer: e.Buyer, Seller: e.Seller, Currency: e.Currency,
 		Lines: e.Lines, Address: e.Address, Attempt: e.Attempt, Deadline: e.Deadline,
@@ -367,18 +379,23 @@ func skus(items []Item) []string {
 	return slices.Compact(names)
 }
 
-// holdAll holds what the cart wants, all or nothing.
-func (s *Shop) holdAll(ctx context.Context, r Request, c Checkout, attempt string) error {
+// quantities sums what a cart wants by SKU.
+func quantities(items []Item) map[string]int64 {
 	want := map[string]int64{}
-	for _, item := range c.Items {
+	for _, item := range items {
 		want[item.SKU] += item.Quantity
 	}
-	names := skus(c.Items)
+	return want
+}
+
+// holdAll holds what the cart wants, all or nothing.
+func (s *Shop) holdAll(ctx context.Context, r Request, c Checkout, attempt string) error {
+	names, want := skus(c.Items), quantities(c.Items)
 	errs := make([]error, len(names))
 	var g errgroup.Group
 	for i, sku := range names {
 		g.Go(func() error {
-			errs[i] = s.hold(ctx, r, sku, inventory.Hold{Order: string(c.Order), Attempt: attempt, Quantity: want[sku]})
+			errs[i] = s.hold(ctx, r, c.Buyer, sku, inventory.Hold{Order: string(c.Order), Attempt: attempt, Quantity: want[sku]})
 			return nil
 		})
 	}
@@ -416,14 +433,16 @@ func refusedItem(c Checkout, sku string, err error) error {
 
 // hold takes one SKU. Where an earlier attempt of the same order left a hold
 // behind, that attempt is fenced first.
-func (s *Shop) hold(ctx context.Context, r Request, sku string, h inventory.Hold) error {
+func (s *Shop) hold(ctx context.Context, r Request, buyer, sku string, h inventory.Hold) error {
 	for try := 0; ; try++ {
-		h.Now = s.now()
-		h.Expires = h.Now.Add(s.payWithin).UTC().Truncate(time.Millisecond)
+		h.Now, h.Expires = s.holdTimes()
 		req := r
-		req.Cause, req.IfMatch, req.Digest = "hold/"+h.Order+"/"+h.Attempt, nil, ""
+		req.Cause, req.IfMatch, req.Digest, req.Party = "hold/"+h.Order+"/"+h.Attempt, nil, "", buyer
 		_, err := s.stock.Handle(ctx, sku, req, h)
 		left, open := errors.AsType[*inventory.HoldOpenError](err)
+		if domain.ReasonOf(err) == outOfStock {
+			s.stock.Watch(sku)
+		}
 		if !open || try == holdTries {
 			return err
 		}
@@ -434,6 +453,12 @@ func (s *Shop) hold(ctx context.Context, r Request, sku string, h inventory.Hold
 			return err
 		}
 	}
+}
+
+// holdTimes are the time, and when a hold of now ends.
+func (s *Shop) holdTimes() (now, expires time.Time) {
+	now = s.now()
+	return now, now.Add(s.payWithin).UTC().Truncate(time.Millisecond)
 }
 
 // taken says what it means for a checkout that an order stands.
@@ -447,13 +472,13 @@ func taken(id string, err error) error {
 // fence makes sure that an attempt never places its order any more. It is
 // refused when the order stands on that attempt.
 func (s *Shop) fence(ctx context.Context, id, attempt string) error {
-	r := Request{Cause: "abandon/" + attempt, Correlation: id, Actor: "checkout"}
+	r := Request{Cause: "abandon/" + attempt, Correlation: id, Actor: "checkout", completes: true}
 	_, err := s.orders.Handle(ctx, id, r, order.Abandon{Attempt: attempt})
 	return err
 }
 
 func (s *Shop) release(ctx context.Context, sku string, c inventory.Release) error {
-	r := Request{Cause: "release/" + c.Order + "/" + c.Attempt, Correlation: c.Order, Actor: "checkout"}
+	r := Request{Cause: "release/" + c.Order + "/" + c.Attempt, Correlation: c.Order, Actor: "checkout", completes: true}
 	_, err := s.stock.Handle(ctx, sku, r, c)
 	return err
 }

@@ -25,7 +25,16 @@
 // a tenth of a second later at most, or read (TestALookReadsNothingWhereOthersAreHeard,
 // TestWhatOthersChangeIsSeenInTime, TestALookReadsWhenNothingIsHeard). It is for
 // offers, whose price every checkout looks at and few change. Commands and their
-// refusals are decided on what was read, as ever.
+// refusals are decided on what was read, as ever, with one exception: that goods are
+// sold out is known for a twentieth of a second without asking the lane again
+// (TestWhatIsSoldOutIsRefusedWithHardlyALookAtTheLog).
+//
+// A queue is bounded by the time that its last one would wait, so that under a
+// storm who comes is turned away at once and not after a minute
+// (TestNobodyWaitsLongForARefusal). No one buyer can fill it
+// (TestOneBuyerLeavesRoomForOthers), and what completes what was begun, such as the
+// release of goods, goes before what is new
+// (TestWhatFreesGoodsIsDoneThoughNobodyIsTakenIn).
 //
 // An append whose outcome is unknown is sent again, the same events at the same
 // revision, before anything else is decided; the store answers it without a
@@ -43,6 +52,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -62,9 +72,12 @@ type Spec[S, C, E any] struct {
 	// Natural tells the events whose aggregate recognises a repeat by a key of
 	// its own; their causes need not be remembered. Nil: none.
 	Natural func(E) bool
+	// Snapshots are kept of long streams. Nil: none are.
+	Snapshots *Snapshots[S]
 
 	Attempts int           // tries when other processes write at the same time
 	Queue    int           // commands that may wait for one stream; one more is refused
+	Wait     time.Duration // what a command may have to wait for its turn; one that would have to wait longer is refused
 	Batch    int           // commands decided for one append
 	Idle     int           // states kept of streams that nobody uses just now
 	Timeout  time.Duration // of one read or append
@@ -72,12 +85,16 @@ type Spec[S, C, E any] struct {
 	// Log is where changes by others are heard of, so that a look need not read
 	// what nobody has changed. Nil: every look reads.
 	Log Log
+	// Watched is where what is appended to single streams is heard of. Nil:
+	// nothing can be watched.
+	Watched Log
 }
 
 // The bounds a Spec leaves unsaid, and the size at which a batch closes.
 const (
-	defaultAttempts = 10
+	defaultAttempts = 300
 	defaultQueue    = 4096
+	defaultWait     = time.Second
 	defaultBatch    = 1024
 	defaultIdle     = 20_000
 	defaultTimeout  = 10 * time.Second
@@ -94,9 +111,13 @@ type Handler[S, C, E any] struct {
 	idle   *otter.Cache[string, *fold[S]]
 	stop   chan struct{}
 	once   sync.Once
-	lanes  sync.WaitGroup
+	lanes  *crew // and the writer of snapshots, and watches
 
-	hearing *hearing // nil where there is none
+	watches atomic.Int64 // how many there are
+
+	hearing   *hearing        // nil where there is none
+	snapshots *event.Registry // how their parts are stored
+	keeping   atomic.Bool     // a snapshot is being written
 }
 
 // shard is some of the lanes, so that finding one is no bottleneck.
@@ -104,10 +125,12 @@ type shard[S, C, E any] struct {
 	mu     sync.Mutex
 	closed bool
 	lanes  map[string]*lane[S, C, E]
+
+	watches map[string]*watch[S]
 }
 
 // NewHandler checks spec and fills in what it leaves unsaid.
-func NewHandler[S, C, E any](spec Spec[S, C, E]) (*Handler[S, C, E], error) {
+func NewHandler[S, C, E any](spec Spec[S, C, E]) (_ *Handler[S, C, E], err error) {
 	if spec.Store == nil || spec.Events == nil || spec.Category == "" {
 		return nil, errors.New("a handler needs a store, a registry of events and a category")
 	}
@@ -125,25 +148,37 @@ func NewHandler[S, C, E any](spec Spec[S, C, E]) (*Handler[S, C, E], error) {
 			*n = otherwise
 		}
 	}
+	if spec.Wait <= 0 {
+		spec.Wait = defaultWait
+	}
 	if spec.Timeout <= 0 {
 		spec.Timeout = defaultTimeout
+	}
+	if spec.Snapshots, err = spec.Snapshots.checked(spec.Category); err != nil {
+		return nil, err
+	}
+	snapshots, err := event.NewRegistry(snapshotTypes...)
+	if err != nil {
+		return nil, err
 	}
 	idle, err := otter.New(&otter.Options[string, *fold[S]]{MaximumSize: spec.Idle})
 	if err != nil {
 		return nil, fmt.Errorf("cache of %s states: %w", spec.Category, err)
 	}
-	h := &Handler[S, C, E]{spec: spec, seed: maphash.MakeSeed(), idle: idle, stop: make(chan struct{})}
+	h := &Handler[S, C, E]{spec: spec, seed: maphash.MakeSeed(), idle: idle, stop: make(chan struct{}), snapshots: snapshots}
+	h.lanes = newCrew(h.stop)
 	for i := range h.shards {
 		h.shards[i].lanes = map[string]*lane[S, C, E]{}
+		h.shards[i].watches = map[string]*watch[S]{}
 	}
 	if spec.Log != nil {
-		h.hearing = hear(spec.Log, spec.Category, h.heard)
+		h.hearing = hear(spec.Log, spec.Category+"-", hearEvery, h.heard)
 	}
 	return h, nil
 }
 
-// Close refuses new commands, waits for those under way and gives up on
-// appends that cannot be settled.
+// Close refuses new commands, waits for those under way and for a snapshot that
+// is being written, and gives up on appends that cannot be settled.
 func (h *Handler[S, C, E]) Close() {
 	h.once.Do(func() {
 		close(h.stop)
@@ -183,7 +218,7 @@ func (h *Handler[S, C, E]) Recall(ctx context.Context, id string, r Request) (Do
 // Where others are heard of, newest is as of a tenth of a second ago for what they
 // have changed, and see must not wait for anything.
 func (h *Handler[S, C, E]) Look(ctx context.Context, id string, see func(S, event.Revision)) error {
-	if h.hearing.fresh() && h.glance(h.Stream(id), see) {
+	if h.hearing.fresh(hearWithin) && h.glance(h.Stream(id), see) {
 		return nil
 	}
 	_, err := h.send(ctx, id, &call[S, C, E]{kind: look, see: see})
@@ -200,7 +235,7 @@ func (h *Handler[S, C, E]) glance(stream string, see func(S, event.Revision)) bo
 		return false
 	}
 	f, ok := h.idle.GetIfPresent(stream)
-	if !ok || !h.hearing.covers(f.born) {
+	if !ok || !f.known || !h.hearing.covers(f.born) {
 		return false
 	}
 	see(f.state, f.at)
@@ -270,17 +305,14 @@ func (h *Handler[S, C, E]) enqueue(ctx context.Context, stream string, c *call[S
 	}
 	l := sh.lanes[stream]
 	if l == nil {
-		l = &lane[S, C, E]{handler: h, shard: sh, stream: stream}
+		l = &lane[S, C, E]{handler: h, shard: sh, stream: stream, pace: pace{room: h.spec.Batch}}
 		sh.lanes[stream] = l
 		h.lanes.Go(func() { l.run(ctx) })
 	}
-	if len(l.queue) >= h.spec.Queue {
-		return &domain.Error{
-			Code: domain.Unavailable, Reason: "busy", RetryAfter: time.Second,
-			Detail: "Too many are asking for the same thing right now.",
-		}
+	if now := time.Now(); !l.queue.admit(c, h.spec.Queue, l.pace.inTime(now, h.spec.Wait)) {
+		return busy(l.pace.wait(now, l.queue.len()))
 	}
-	l.queue = append(l.queue, c)
+	l.queue.add(c)
 	return nil
 }
 

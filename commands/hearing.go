@@ -17,6 +17,8 @@ type Log interface {
 	// Follow gives what lies behind a position, in streams with one of the
 	// prefixes, and now and then how far it has looked, until ctx ends.
 	Follow(ctx context.Context, after uint64, prefixes ...string) iter.Seq2[event.Notice, error]
+	// All gives what lies behind a position, up to the end of the log as of now.
+	All(ctx context.Context, after uint64, prefixes ...string) iter.Seq2[event.Recorded, error]
 }
 
 // What is heard is asked for as long as somebody looks.
@@ -24,15 +26,17 @@ const (
 	hearEvery  = 25 * time.Millisecond  // how often the end of the log is asked for
 	hearWithin = 100 * time.Millisecond // how old what was heard may be
 	hearIdle   = time.Second            // without a look, nothing is asked
+	hearSoon   = 10 * time.Millisecond  // how long the end of the log is waited for before it is read
 	hearAgain  = time.Second            // the wait before following is tried again
 )
 
-// hearing follows a category, and knows of which moment all of it was heard: one
-// at which the log had an end that has been passed since. So what nobody was heard
-// to change is as new as that moment, and need not be read.
+// hearing follows a category, or one stream, and knows of which moment all of it
+// was heard: one at which the log had an end that has been passed since. So what
+// nobody was heard to change is as new as that moment, and need not be read.
 type hearing struct {
 	log    Log
 	prefix string
+	every  time.Duration // how often the end of the log is asked for
 	heard  func(stream string, at event.Revision)
 	began  time.Time
 
@@ -45,10 +49,11 @@ type hearing struct {
 	ended  sync.WaitGroup
 }
 
-// hear begins to follow a category. heard is told of every event, by one goroutine.
-func hear(log Log, category string, heard func(stream string, at event.Revision)) *hearing {
+// hear begins to follow the streams with a prefix. heard is told of every event,
+// of some more than once.
+func hear(log Log, prefix string, every time.Duration, heard func(stream string, at event.Revision)) *hearing {
 	ctx, cancel := context.WithCancel(context.Background())
-	h := &hearing{log: log, prefix: category + "-", heard: heard, began: time.Now(), moved: make(chan struct{}, 1), cancel: cancel}
+	h := &hearing{log: log, prefix: prefix, every: every, heard: heard, began: time.Now(), moved: make(chan struct{}, 1), cancel: cancel}
 	h.ended.Go(func() { h.follow(ctx) })
 	h.ended.Go(func() { h.ask(ctx) })
 	return h
@@ -63,14 +68,14 @@ func (h *hearing) close() {
 }
 
 // fresh tells whether all was heard up to a moment ago.
-func (h *hearing) fresh() bool {
+func (h *hearing) fresh(within time.Duration) bool {
 	if h == nil {
 		return false
 	}
 	now := h.moment()
 	h.wanted.Store(now)
 	asOf := h.asOf.Load()
-	return asOf > 0 && now-asOf < int64(hearWithin)
+	return asOf > 0 && now-asOf < int64(within)
 }
 
 // moment is a time by the hearing's clock, never 0.
@@ -122,7 +127,7 @@ func (h *hearing) pass(position uint64) {
 // ask finds out, as long as somebody wants to know, where the log ends, and waits
 // until that was heard.
 func (h *hearing) ask(ctx context.Context) {
-	for ; ctx.Err() == nil; rest(ctx, hearEvery) {
+	for ; ctx.Err() == nil; rest(ctx, h.every) {
 		at := h.moment()
 		if wanted := h.wanted.Load(); wanted == 0 || at-wanted > int64(hearIdle) || h.begun.Load() == 0 {
 			continue
@@ -133,20 +138,36 @@ func (h *hearing) ask(ctx context.Context) {
 	}
 }
 
-// reach waits until a position was passed, as long as that is worth something.
+// reach waits until a position was passed, and reads what is before it if that
+// takes long: who follows is told how far others have come only every few dozen
+// events, so that in a quiet log nobody would ever know that nothing has changed
+// (TestALookReadsNothingInALogThatHasBecomeQuiet).
 func (h *hearing) reach(ctx context.Context, position uint64) bool {
-	late := time.NewTimer(hearWithin)
+	late := time.NewTimer(hearSoon)
 	defer late.Stop()
 	for h.passed.Load() < position {
 		select {
 		case <-h.moved:
 		case <-late.C:
-			return false
+			return h.read(ctx)
 		case <-ctx.Done():
 			return false
 		}
 	}
 	return true
+}
+
+// read tells of what is in the log and was not passed yet.
+func (h *hearing) read(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, hearWithin)
+	defer cancel()
+	for e, err := range h.log.All(ctx, h.passed.Load(), h.prefix) {
+		if err != nil {
+			return false
+		}
+		h.heard(e.Stream, e.Revision)
+	}
+	return ctx.Err() == nil
 }
 
 // rest waits, less long when ctx ends.

@@ -136,6 +136,53 @@ func (l *deafLog) Follow(ctx context.Context, after uint64, prefixes ...string) 
 	}
 }
 
+// A terseLog tells who follows it of what he asked for, and nothing of how far it
+// has looked.
+type terseLog struct{ *memstore.Store }
+
+func (l terseLog) Follow(ctx context.Context, after uint64, prefixes ...string) iter.Seq2[event.Notice, error] {
+	return func(yield func(event.Notice, error) bool) {
+		for n, err := range l.Store.Follow(ctx, after, prefixes...) {
+			if (err != nil || n.Event.Name != "") && !yield(n, err) {
+				return
+			}
+		}
+	}
+}
+
+func (l *deafLog) All(ctx context.Context, after uint64, prefixes ...string) iter.Seq2[event.Recorded, error] {
+	if l.deaf.Load() {
+		return func(yield func(event.Recorded, error) bool) {
+			yield(event.Recorded{}, errors.New("the connection broke"))
+		}
+	}
+	return l.Store.All(ctx, after, prefixes...)
+}
+
+func TestALookReadsNothingInALogThatHasBecomeQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(memstore.Store)
+		here, reads := hearing(t, store, terseLog{store})
+		there := lanes(t, store)
+		put(t, there, "a", "1")
+		other := event.Recorded{ID: "6f0f6b9e-4e4d-4b8f-9d0a-000000000001", Name: "thing.happened", Version: 1, Data: []byte(`{}`)}
+		if err := store.Append(t.Context(), "order-1", 0, []event.Recorded{other}); err != nil {
+			t.Fatal(err)
+		}
+		revisionOf(t, here, "a")
+		time.Sleep(within)
+		revisionOf(t, here, "a")
+		before := reads.Load()
+		for range 50 {
+			revisionOf(t, here, "a")
+			time.Sleep(within / 4)
+		}
+		if n := reads.Load() - before; n > 0 {
+			t.Errorf("%d reads for 50 looks", n)
+		}
+	})
+}
+
 func TestALookReadsWhenNothingIsHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &deafLog{Store: new(memstore.Store)}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"cartwright/domain"
@@ -44,7 +43,9 @@ type fold[S any] struct {
 	at     event.Revision
 	known  bool // read, or written, from the beginning; else the stream was only taken for new
 	causes map[string]span
-	born   int64 // a moment before it was read to its end, by the hearing's clock
+	born   int64  // a moment before it was read to its end, by the hearing's clock
+	shelf  *shelf // of its snapshots, nil while it is not known to be long
+	turns  turns  // of this process and others at appending
 }
 
 // span is where the events of a command are.
@@ -66,7 +67,10 @@ type lane[S, C, E any] struct {
 	handler *Handler[S, C, E]
 	shard   *shard[S, C, E]
 	stream  string
-	queue   []*call[S, C, E] // guarded by shard.mu
+	queue   queue[S, C, E] // guarded by shard.mu
+	pace    pace           // guarded by shard.mu
+	watch   *watch[S]      // of those who want to know; nil for nobody
+	cut     bool           // the last batch had fewer calls than it had room for
 	fold    *fold[S]
 	heard   event.Revision // the newest of the stream that others were heard to append; guarded by shard.mu
 }
@@ -84,7 +88,9 @@ func (l *lane[S, C, E]) run(ctx context.Context) {
 			return
 		}
 		rest := l.serve(ctx, calls)
-		l.putBack(rest)
+		l.giveWay(ctx)
+		l.putBack(len(calls), rest)
+		l.keepSnapshot(ctx)
 	}
 }
 
@@ -92,8 +98,8 @@ func (l *lane[S, C, E]) run(ctx context.Context) {
 func (l *lane[S, C, E]) next() []*call[S, C, E] {
 	l.shard.mu.Lock()
 	defer l.shard.mu.Unlock()
-	if len(l.queue) == 0 {
-		if l.fold.known && l.heard <= l.fold.at {
+	if l.queue.len() == 0 {
+		if l.fold.worthKeeping(l.heard) {
 			l.handler.idle.Set(l.stream, l.fold)
 		} else {
 			l.handler.idle.Invalidate(l.stream)
@@ -101,22 +107,17 @@ func (l *lane[S, C, E]) next() []*call[S, C, E] {
 		delete(l.shard.lanes, l.stream)
 		return nil
 	}
-	n := min(len(l.queue), l.handler.spec.Batch)
-	calls := l.queue[:n:n]
-	if l.queue = l.queue[n:]; len(l.queue) == 0 {
-		l.queue = nil
-	}
-	return calls
+	l.pace.begins(time.Now())
+	l.watch = l.shard.watches[l.stream]
+	return l.queue.take(l.handler.spec.Batch)
 }
 
 // putBack lets calls that found no place in a batch be the first of the next.
-func (l *lane[S, C, E]) putBack(calls []*call[S, C, E]) {
-	if len(calls) == 0 {
-		return
-	}
+func (l *lane[S, C, E]) putBack(taken int, rest []*call[S, C, E]) {
 	l.shard.mu.Lock()
 	defer l.shard.mu.Unlock()
-	l.queue = append(slices.Clip(calls), l.queue...)
+	l.pace.ends(time.Now(), taken-len(rest), !l.cut && len(rest) > 0)
+	l.queue.putBack(rest)
 }
 
 // serve decides calls, stores what is decided in one append, and answers them.
@@ -126,7 +127,9 @@ func (l *lane[S, C, E]) serve(ctx context.Context, calls []*call[S, C, E]) (rest
 	if len(calls) == 0 {
 		return nil
 	}
+	began := l.watch.moment()
 	b, err := l.settled(ctx, calls)
+	l.show(began, err == nil)
 	if err != nil {
 		answerAll(calls, err)
 		return nil
@@ -139,13 +142,13 @@ func (l *lane[S, C, E]) serve(ctx context.Context, calls []*call[S, C, E]) (rest
 // that was the newest after the calls had come.
 func (l *lane[S, C, E]) settled(ctx context.Context, calls []*call[S, C, E]) (*batch[S, C, E], error) {
 	confirmed := false
-	if !l.fold.known && !onlyCreates(calls) {
+	if l.fold.turns.stale() || !l.fold.known && !onlyCreates(calls) {
 		if err := l.read(ctx); err != nil {
 			return nil, err
 		}
 		confirmed = true
 	}
-	for try := range l.handler.spec.Attempts {
+	for range l.handler.spec.Attempts {
 		b, err := l.decideAll(calls)
 		if err == nil {
 			confirmed, err = l.settle(ctx, b, confirmed)
@@ -153,13 +156,14 @@ func (l *lane[S, C, E]) settled(ctx context.Context, calls []*call[S, C, E]) (*b
 		switch {
 		case err == nil && confirmed:
 			return b, nil
-		case err != nil && !errors.Is(err, event.ErrConflict):
+		case err == nil:
+			err = l.read(ctx)
+		case errors.Is(err, event.ErrConflict):
+			err = l.readRivals(ctx)
+		default:
 			l.forget()
-			return nil, err
-		case err != nil && try > 0 && !l.pause(jitter(try)):
-			return nil, errStopped
 		}
-		if err := l.read(ctx); err != nil {
+		if err != nil {
 			return nil, err
 		}
 		confirmed = true
@@ -246,27 +250,47 @@ func (l *lane[S, C, E]) pause(d time.Duration) bool {
 	}
 }
 
-// read brings the fold up to what the store has.
+// read brings the fold up to what the store has. What was read before an error
+// stays, so that a stream which takes longer than one read may is not begun
+// again for ever (TestAReadThatRunsOutOfTimeGoesOnWhereItStopped).
 func (l *lane[S, C, E]) read(ctx context.Context) error {
 	f := l.fold
 	f.unsync()
 	born := l.handler.hearing.moment()
-	if !f.known {
-		f.at = 0 // taken for new, which it is not
-	}
-	lctx, cancel := context.WithTimeout(ctx, l.handler.spec.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, l.handler.spec.Timeout)
 	defer cancel()
-	for r, err := range l.handler.spec.Store.Load(lctx, l.stream, f.at) {
-		if err == nil {
-			err = l.replay(r)
-		}
-		if err != nil {
-			l.forget()
-			return readError(l.stream, err)
-		}
+	long, err := l.fetch(ctx, l.lookAfter())
+	if err == nil && long {
+		l.adopt(ctx)
+		_, err = l.fetch(ctx, 0)
+	}
+	if err != nil {
+		return readError(l.stream, err)
 	}
 	f.known, f.born = true, born
 	return nil
+}
+
+// fetch folds what is behind the fold, no more than limit events unless that is
+// 0, and says whether there is more.
+func (l *lane[S, C, E]) fetch(ctx context.Context, limit int) (more bool, err error) {
+	n := 0
+	for r, err := range l.handler.spec.Store.Load(ctx, l.stream, l.fold.at) {
+		if err != nil {
+			if errors.Is(err, event.ErrDeleted) {
+				l.forget()
+			}
+			return false, err
+		}
+		if n++; limit > 0 && n > limit {
+			return true, nil
+		}
+		if err = l.replay(r); err != nil {
+			l.forget()
+			return false, err
+		}
+	}
+	return false, nil
 }
 
 func readError(stream string, err error) error {
@@ -316,6 +340,15 @@ func (l *lane[S, C, E]) remember(e E, cause, digest string, at event.Revision) {
 // forget drops a fold that can't be trusted any more.
 func (l *lane[S, C, E]) forget() {
 	l.fold = &fold[S]{causes: map[string]span{}, born: l.handler.hearing.moment()}
+}
+
+// worthKeeping tells whether the next to come goes on from here: it is what the
+// stream says, as far as was heard, or a beginning of it.
+func (f *fold[S]) worthKeeping(heard event.Revision) bool {
+	if f.known {
+		return heard <= f.at
+	}
+	return f.at > 0
 }
 
 func (f *fold[S]) unsync() {

@@ -67,7 +67,7 @@ func (s *Shop) postOutside(ctx context.Context, id string, r event.Recorded) err
 	if err != nil || !waits {
 		return err
 	}
-	req := Request{Cause: "outside/" + entry.Journal, Correlation: r.Correlation, Actor: "process"}
+	req := Request{Cause: "outside/" + entry.Journal, Correlation: r.Correlation, Actor: "process", completes: true}
 	if err = s.postBank(ctx, req, id, a.Currency, entry); err != nil {
 		return fmt.Errorf("post entry %d of %s: %w", entry.Number, id, err)
 	}
@@ -124,7 +124,7 @@ func (s *Shop) postOrphan(ctx context.Context, id string) error {
 	if err != nil || t.Orphan == "" {
 		return err
 	}
-	r := Request{Cause: "posted/" + id, Correlation: t.Payment, Actor: "process"}
+	r := Request{Cause: "posted/" + id, Correlation: t.Payment, Actor: "process", completes: true}
 	if !t.Posted {
 		err = s.post(ctx, r, move{
 			tradeJournal(t.Channel, t.Trade), account.Clearing(t.Channel, t.Currency), account.Suspense(t.Currency),

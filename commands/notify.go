@@ -51,7 +51,7 @@ func (s *Shop) Notify(ctx context.Context, channel string, n Notice) error {
 func told(channel string, n Notice) Request {
 	cause := fmt.Sprintf("channel/%s/%s/%q/%q/%q/%d/%s/%d",
 		channel, n.Kind, n.Payment, n.Trade, n.Refund, n.Money.Amount, n.Money.Currency, n.At.UnixMilli())
-	return Request{Cause: cause, Correlation: n.Payment, Actor: "channel/" + channel}
+	return Request{Cause: cause, Correlation: n.Payment, Actor: "channel/" + channel, completes: true}
 }
 
 func (s *Shop) received(ctx context.Context, channel string, n Notice) error {
@@ -108,7 +108,7 @@ func (s *Shop) receive(ctx context.Context, channel string, n Notice, r Request)
 
 // orphan puts on record that money is for nobody.
 func (s *Shop) orphan(ctx context.Context, id, stream, reason string, n Notice) error {
-	r := Request{Cause: "orphan/" + id, Correlation: n.Payment, Actor: "process"}
+	r := Request{Cause: "orphan/" + id, Correlation: n.Payment, Actor: "process", completes: true}
 	done, err := s.trades.Handle(ctx, id, r, trade.Orphan{Reason: reason})
 	if err != nil || done.Repeated {
 		return err
@@ -363,7 +363,7 @@ func (s *Shop) holdAgain(ctx context.Context, p payment.Payment, o order.Order) 
 	units := soldUnits(o)
 	for sku, quantity := range units {
 		held := false
-		err = s.stock.Look(ctx, sku, func(st inventory.Stock, _ event.Revision) { _, held = st.Reservations[o.Checkout] })
+		err = s.stock.Look(ctx, sku, func(st inventory.Stock, _ event.Revision) { _, held = st.Reservations.Get(o.Checkout) })
 		if err != nil {
 			return "", err
 		}

@@ -197,7 +197,7 @@ func (s *Shop) payEach(ctx context.Context, r Request, p Paid, open []order.Orde
 
 // freeMoney ends the hold for an order. There may be none, nor an account.
 func (s *Shop) freeMoney(ctx context.Context, o order.Order, reason string) error {
-	r := Request{Cause: "free/" + o.ID, Correlation: o.Checkout, Actor: "checkout"}
+	r := Request{Cause: "free/" + o.ID, Correlation: o.Checkout, Actor: "checkout", completes: true}
 	_, err := s.accounts.Handle(ctx, o.Buyer, r, account.Release{Order: o.ID, Reason: reason})
 	if domain.ReasonOf(err) == "unknown_account" {
 		return nil

@@ -243,7 +243,7 @@ func reasonIn(err error) string {
 
 // ofPayment names what a process does for a payment.
 func ofPayment(p payment.Payment, step string) Request {
-	return Request{Cause: "payment/" + p.ID + "/" + step, Correlation: p.Checkout, Actor: "process"}
+	return Request{Cause: "payment/" + p.ID + "/" + step, Correlation: p.Checkout, Actor: "process", completes: true}
 }
 
 func (s *Shop) recordPayment(ctx context.Context, p payment.Payment, step string, c payment.Command) error {

@@ -20,6 +20,9 @@ type Request struct {
 	At          time.Time // when it happened; zero is now. Only an importer may set it.
 	Trace       string
 	IfMatch     *event.Revision // refuse, unless the stream is at this revision
+	Party       string          // whom it is for, where others may want the same: none of them gets all the places that there are to wait in
+
+	completes bool // brings about what was decided before, or undoes it; it is not kept waiting by what is new
 }
 
 // Done is what became of a command on one stream.

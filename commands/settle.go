@@ -93,7 +93,7 @@ func (s *Shop) Settle(ctx context.Context, id string) error {
 // as names what a process does for an order: its cause is the order's, so that
 // every process that does it does the same thing.
 func as(o order.Order, step string) Request {
-	return Request{Cause: "settle/" + o.ID + "/" + step, Correlation: o.Checkout, Actor: "process"}
+	return Request{Cause: "settle/" + o.ID + "/" + step, Correlation: o.Checkout, Actor: "process", completes: true}
 }
 
 func (s *Shop) record(ctx context.Context, o order.Order, step string, c order.Command) error {

@@ -24,8 +24,9 @@ import (
 )
 
 // A Sealer encrypts an address under its buyer's own key, making the key when
-// the buyer has none.
+// the buyer has none. Admit refuses a buyer for whom none may be made.
 type Sealer interface {
+	Admit(ctx context.Context, buyer string) error
 	Seal(ctx context.Context, buyer string, a personal.Address) ([]byte, error)
 }
 
@@ -43,7 +44,10 @@ type Setup struct {
 	Now       func() time.Time // time.Now if nil
 	PayWithin time.Duration    // the constant PayWithin if 0
 	Register  Register         // nil where this process is the only one
-	Log       Log              // where offers that others change are heard of; nil has every checkout read its offers
+	Log       Log              // where offers and scarce goods that others change are heard of; nil has every checkout read them
+
+	Snapshots     SnapshotStore // nil: long streams are read from their beginning
+	SnapshotEvery int           // events of a small state; a few thousand if 0
 
 	Channels      map[string]Channel // for payments from outside, by name
 	PollAfter     time.Duration      // when a channel is asked that has said nothing; PollAfter if 0
@@ -138,26 +142,52 @@ func Open(s Setup) (*Shop, error) {
 		channels: s.Channels, pollAfter: s.PollAfter, completeAfter: s.CompleteAfter, commission: s.Commission, alarm: s.Alarm,
 	}
 	heard := s
+	scarce := s.Log
 	s.Log = nil // but for offers, what is looked at is decided on, or has just been changed
 	return shop, errors.Join(
-		open(&shop.payments, s, events, "payment", payment.Decider, nil),
-		open(&shop.trades, s, events, "trade", trade.Decider, nil),
-		open(&shop.stuck, s, events, "stuck", stuck.Decider, nil),
-		open(&shop.orders, s, events, "order", order.Decider, nil),
-		open(&shop.stock, s, events, "inventory", inventory.Decider, reservationEvent),
-		open(&shop.accounts, s, events, "account", account.Decider, journalEvent),
-		open(&shop.offers, heard, events, "offer", catalog.Decider, nil),
-		open(&shop.ids, s, events, "orderids", orderid.Decider, nil),
+		open(&shop.payments, s, events, "payment", payment.Decider, nil, nil),
+		open(&shop.trades, s, events, "trade", trade.Decider, nil, nil),
+		open(&shop.stuck, s, events, "stuck", stuck.Decider, nil, nil),
+		open(&shop.orders, s, events, "order", order.Decider, nil, nil),
+		openWatched(&shop.stock, s, events, "inventory", inventory.Decider, reservationEvent, kept(s, stockFold, inventory.Stock.Check), scarce),
+		open(&shop.accounts, s, events, "account", account.Decider, journalEvent, kept(s, accountFold, account.Account.Check)),
+		open(&shop.offers, heard, events, "offer", catalog.Decider, nil, nil),
+		open(&shop.ids, s, events, "orderids", orderid.Decider, nil, nil),
 	)
 }
 
 func open[S, C, E any](h **Handler[S, C, E], s Setup, events *event.Registry, category string,
-	d domain.Decider[S, C, E], natural func(E) bool,
+	d domain.Decider[S, C, E], natural func(E) bool, snapshots *Snapshots[S],
+) (err error) {
+	return openWatched(h, s, events, category, d, natural, snapshots, nil)
+}
+
+// openWatched is open for streams that many come for and few get anything of.
+func openWatched[S, C, E any](h **Handler[S, C, E], s Setup, events *event.Registry, category string,
+	d domain.Decider[S, C, E], natural func(E) bool, snapshots *Snapshots[S], watched Log,
 ) (err error) {
 	*h, err = NewHandler(Spec[S, C, E]{
-		Store: s.Store, Events: events, Decider: d, Category: category, Now: s.Now, Natural: natural, Log: s.Log,
+		Store: s.Store, Events: events, Decider: d, Category: category, Now: s.Now, Natural: natural, Snapshots: snapshots,
+		Log: s.Log, Watched: watched,
 	})
 	return err
+}
+
+// The versions of the folds whose states are kept in snapshots. One is raised
+// when its aggregate comes to make something else of the same events, or writes
+// its state otherwise.
+const (
+	stockFold   = 1
+	accountFold = 1
+)
+
+// kept are the snapshots of an aggregate that has long streams: a SKU that sells
+// well, an account of the platform's own. No other has.
+func kept[S any](s Setup, version int, check func(S) error) *Snapshots[S] {
+	if s.Snapshots == nil {
+		return nil
+	}
+	return &Snapshots[S]{Store: s.Snapshots, Version: version, Check: check, Every: s.SnapshotEvery}
 }
 
 // reservationEvent tells the events that a SKU sees with every order. They are

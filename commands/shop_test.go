@@ -635,7 +635,7 @@ func TestAnOrderPlacedInThePastHasNoDeadline(t *testing.T) {
 func TestAHoldThatNobodyStandsBehindIsReleased(t *testing.T) {
 	w := stand(t)
 	id := w.id()
-	w.crash(2, true, func(ctx context.Context, w *world) error { // the key, then one of the two holds
+	w.crash(1, true, func(ctx context.Context, w *world) error { // one of the two holds
 		_, err := w.Checkout(ctx, named("c"), cart(id, commands.Item{SKU: "a", Quantity: 3}, commands.Item{SKU: "b", Quantity: 3}))
 		return err
 	})
@@ -646,6 +646,50 @@ func TestAHoldThatNobodyStandsBehindIsReleased(t *testing.T) {
 	w.fire()
 	w.wantStock("a", 10, 0, 0)
 	w.wantStock("b", 10, 0, 0)
+}
+
+func TestWhoGetsNothingLeavesNothingInTheLog(t *testing.T) {
+	var appended []string
+	stocked := stand(t)
+	w := newWorld(t, faults.Store{Store: stocked.store, BeforeAppend: func(stream string) error {
+		appended = append(appended, stream)
+		return nil
+	}}, stocked.clock)
+	if _, err := w.Checkout(w.ctx(), named("c"), cart(w.id(), commands.Item{SKU: "a", Quantity: 11})); domain.ReasonOf(err) != "out_of_stock" {
+		t.Fatal(err)
+	}
+	if len(appended) > 0 {
+		t.Errorf("there is something in %v", appended)
+	}
+}
+
+func TestWithoutAKeyNothingStaysHeld(t *testing.T) {
+	stocked := stand(t)
+	w := newWorld(t, faults.Store{Store: stocked.store, BeforeAppend: func(stream string) error {
+		if strings.HasPrefix(stream, "key-") {
+			return errors.New("no room")
+		}
+		return nil
+	}}, stocked.clock)
+	if _, err := w.Checkout(w.ctx(), named("c"), cart(w.id(), commands.Item{SKU: "a", Quantity: 3}, commands.Item{SKU: "b", Quantity: 3})); err == nil {
+		t.Fatal("an order was placed whose address nobody can seal")
+	}
+	w.wantStock("a", 10, 0, 0)
+	w.wantStock("b", 10, 0, 0)
+}
+
+func TestAnErasedBuyerHoldsNothing(t *testing.T) {
+	w := stand(t)
+	if _, err := keyring.Erase(w.ctx(), w.store.(keyring.Eraser), buyer); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.Checkout(w.ctx(), named("c"), cart(w.id(), commands.Item{SKU: "a", Quantity: 3}))
+	if domain.ReasonOf(err) != "buyer_erased" {
+		t.Fatal(err)
+	}
+	for r, err := range w.store.Load(w.ctx(), "inventory-a", 1) {
+		t.Errorf("there is %s in the stock's stream, %v", r.Name, err)
+	}
 }
 
 func TestARunThatIsSlowCannotPlaceOnStockThatWasGivenAway(t *testing.T) {

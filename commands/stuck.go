@@ -33,7 +33,7 @@ func decoded[E any](events *event.Registry, r event.Recorded) (E, error) {
 // Park puts a stream on the list of those for which the process can't bring
 // about what they call for.
 func (s *Shop) Park(ctx context.Context, r event.Recorded, reason string, tries int) error {
-	req := Request{Cause: fmt.Sprintf("park/%s/%d", r.Stream, s.now().UnixNano()), Actor: "process"}
+	req := Request{Cause: fmt.Sprintf("park/%s/%d", r.Stream, s.now().UnixNano()), Actor: "process", completes: true}
 	_, err := s.stuck.Handle(ctx, stuck.ID, req, stuck.Park{Stream: r.Stream, Event: r.Name, Reason: reason, Tries: tries, At: s.now()})
 	if err != nil {
 		return fmt.Errorf("park %s: %w", r.Stream, err)
@@ -83,7 +83,7 @@ func (s *Shop) Retry(ctx context.Context, stream, by string) error {
 
 // DropStuck takes a stream off the list that is to be left as it is.
 func (s *Shop) DropStuck(ctx context.Context, stream, by, reason string) error {
-	r := Request{Cause: fmt.Sprintf("drop/%s/%d", stream, s.now().UnixNano()), Actor: by}
+	r := Request{Cause: fmt.Sprintf("drop/%s/%d", stream, s.now().UnixNano()), Actor: by, completes: true}
 	_, err := s.stuck.Handle(ctx, stuck.ID, r, stuck.Drop{Stream: stream, By: by, Reason: reason})
 	s.parked.Delete(stream)
 	return err
@@ -94,7 +94,7 @@ func (s *Shop) free(ctx context.Context, stream, by string) error {
 	if _, parked := s.parked.Load(stream); !parked {
 		return nil
 	}
-	r := Request{Cause: fmt.Sprintf("free/%s/%d", stream, s.now().UnixNano()), Actor: by}
+	r := Request{Cause: fmt.Sprintf("free/%s/%d", stream, s.now().UnixNano()), Actor: by, completes: true}
 	if _, err := s.stuck.Handle(ctx, stuck.ID, r, stuck.Free{Stream: stream, By: by}); err != nil {
 		return fmt.Errorf("free %s: %w", stream, err)
 	}

@@ -201,7 +201,7 @@ func (s *Shop) timeOut(ctx context.Context, id string, now time.Time) (time.Time
 	if o.Deadline.After(now) {
 		return o.Deadline, nil
 	}
-	_, err = s.orders.Handle(ctx, id, Request{Cause: "timeout/" + id, Correlation: o.Checkout, Actor: "timer"},
+	_, err = s.orders.Handle(ctx, id, Request{Cause: "timeout/" + id, Correlation: o.Checkout, Actor: "timer", completes: true},
 		order.Cancel{Cancellation: order.Cancellation{Reason: order.Timeout, By: "timer"}})
 	if domain.CodeOf(err) == domain.Conflict && !errors.Is(err, event.ErrConflict) {
 		return s.lookAgain(now), nil // it was paid in the last moment
@@ -216,7 +216,7 @@ func (s *Shop) completeInTime(ctx context.Context, o order.Order, at, now time.T
 	if at.After(now) {
 		return at, nil
 	}
-	r := Request{Cause: "complete/" + o.ID, Correlation: o.Checkout, Actor: "timer"}
+	r := Request{Cause: "complete/" + o.ID, Correlation: o.Checkout, Actor: "timer", completes: true}
 	_, err := s.orders.Handle(ctx, o.ID, r, order.Complete{By: "timer"})
 	if domain.CodeOf(err) == domain.Conflict && !errors.Is(err, event.ErrConflict) {
 		return s.lookAgain(now), nil // it was refunded in the last moment
@@ -280,7 +280,7 @@ func (s *Shop) sweepStock(ctx context.Context, sku string, now time.Time) (time.
 	over := map[string]string{} // attempts, by checkout
 	next := s.lookAgain(now)
 	err := s.stock.Look(ctx, sku, func(st inventory.Stock, _ event.Revision) {
-		for id, r := range st.Reservations {
+		for id, r := range st.Reservations.All() {
 			switch {
 			case r.Phase != inventory.PhaseHeld:
 			case r.Expires.After(now):
@@ -352,7 +352,7 @@ func (s *Shop) sweepAccount(ctx context.Context, owner string, now time.Time) (t
 	var over []string
 	next := s.lookAgain(now)
 	err := s.accounts.Look(ctx, owner, func(a account.Account, _ event.Revision) {
-		for id, h := range a.Holds {
+		for id, h := range a.Holds.All() {
 			if h.Expires.After(now) {
 				next = earlier(next, h.Expires)
 			} else {

@@ -154,18 +154,18 @@ func use(v reflect.Value, path string, used map[string]bool) {
 }
 
 // read gives the events of a file, as they are stored.
-func read(t *testing.T, file string) []json.RawMessage {
-	t.Helper()
+func read(tb testing.TB, file string) []json.RawMessage {
+	tb.Helper()
 	raw, err := os.ReadFile(filepath.Join(golden, file))
 	if err != nil {
-		t.Fatalf("%v: every version that was ever stored needs its file", err)
+		tb.Fatalf("%v: every version that was ever stored needs its file", err)
 	}
 	if !bytes.HasPrefix(raw, []byte("[")) {
 		return []json.RawMessage{raw}
 	}
 	var list []json.RawMessage
 	if err = json.Unmarshal(raw, &list); err != nil || len(list) == 0 {
-		t.Fatalf("%s: %d events, %v", file, len(list), err)
+		tb.Fatalf("%s: %d events, %v", file, len(list), err)
 	}
 	return list
 }

@@ -97,7 +97,7 @@ func TestTheStockViewSaysWhatTheStockIs(t *testing.T) {
 			rt.Fatalf("on hand, held, allocated, unavailable, safety, backorder (-want +got):\n%s", diff)
 		}
 		first := time.Time{}
-		for _, r := range s.Reservations {
+		for _, r := range s.Reservations.All() {
 			if r.Phase == inventory.PhaseHeld && (first.IsZero() || r.Expires.Before(first)) {
 				first = r.Expires
 			}

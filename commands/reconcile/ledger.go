@@ -83,8 +83,8 @@ func (h *holder) holds(e account.Event, r event.Recorded) {
 		delete(h.since, e.Order)
 	default:
 	}
-	if len(h.state.Holds) == 0 {
-		h.state.Holds, h.since = nil, nil
+	if h.state.Holds.Len() == 0 {
+		h.state.Holds, h.since = account.Holds{}, nil
 	}
 }
 

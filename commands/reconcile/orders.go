@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -231,7 +232,7 @@ func hasShipped(p order.Parcel) bool {
 // holds judges what is on hold in an account: it waits for an order to be paid,
 // or is taken in a moment. One that nobody stands behind ends when it expires.
 func (r *reporter) holds(id string, h *holder) {
-	for name, held := range sorted(h.state.Holds) {
+	for name, held := range sorted(maps.Collect(h.state.Holds.All())) {
 		p, o := r.audit.anOrder(name)
 		f := Finding{
 			Kind: HoldStranded, Account: id, Order: name, Retry: []string{"account-" + id},

@@ -191,10 +191,10 @@ func (a *Audit) Kept() Kept {
 	}
 	k.Open = len(a.journals) + len(a.shares) + len(a.paybacks) + len(a.trades) + len(a.promised)
 	for _, h := range a.accounts {
-		k.Open += len(h.state.Holds)
+		k.Open += h.state.Holds.Len()
 	}
 	for _, s := range a.stocks {
-		k.Open += len(s.state.Reservations)
+		k.Open += s.state.Reservations.Len()
 	}
 	return k
 }

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -120,7 +121,7 @@ func (r *reporter) stock() {
 		if err := s.state.Check(); err != nil && !s.broken {
 			r.add(Finding{Kind: StockState, SKU: sku, Text: fmt.Sprintf("It contradicts itself: %v.", err)}, s.newest)
 		}
-		for checkout, open := range sorted(s.state.Reservations) {
+		for checkout, open := range sorted(maps.Collect(s.state.Reservations.All())) {
 			at := lot{sku, checkout}
 			n := r.needs[at]
 			delete(r.needs, at)

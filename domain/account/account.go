@@ -41,13 +41,13 @@ package account
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"time"
 
 	"cartwright/domain"
 	"cartwright/domain/seen"
+	"cartwright/domain/sharedmap"
 )
 
 const (
@@ -56,16 +56,19 @@ const (
 	doneKeep = 1 << 20
 )
 
+// Holds are the open ones, by order.
+type Holds = sharedmap.Map[string, Holding]
+
 // Account is the state of one account.
 type Account struct {
-	ID       string             `json:"id"`
-	Currency string             `json:"currency"` // empty before it is opened
-	Balance  int64              `json:"balance"`  // minor units, what is held included
-	Held     int64              `json:"held"`
-	Entries  int64              `json:"entries"`            // the number of the last one
-	Holds    map[string]Holding `json:"holds,omitempty"`    // open ones, by order
-	Done     seen.Memory        `json:"done,omitzero"`      // journals, and holds that ended
-	Unposted []int64            `json:"unposted,omitempty"` // entries from or to the outside whose other leg is not known to stand
+	ID       string      `json:"id"`
+	Currency string      `json:"currency"` // empty before it is opened
+	Balance  int64       `json:"balance"`  // minor units, what is held included
+	Held     int64       `json:"held"`
+	Entries  int64       `json:"entries"`            // the number of the last one
+	Holds    Holds       `json:"holds,omitzero"`     // open ones, by order
+	Done     seen.Memory `json:"done,omitzero"`      // journals, and holds that ended
+	Unposted []int64     `json:"unposted,omitempty"` // entries from or to the outside whose other leg is not known to stand
 }
 
 // A Holding is what is set aside for one order.
@@ -85,7 +88,7 @@ var Decider = domain.Decider[Account, Command, Event]{Decide: decide, Evolve: ev
 // as a snapshot that was read back. It walks all holds.
 func (a Account) Check() error {
 	var held int64
-	for order, h := range a.Holds {
+	for order, h := range a.Holds.All() {
 		if h.Amount <= 0 || h.Amount > math.MaxInt64-held {
 			return fmt.Errorf("hold of %s is %d", order, h.Amount)
 		}
@@ -103,7 +106,7 @@ func (a Account) Check() error {
 }
 
 func (a Account) clone() Account {
-	a.Holds = maps.Clone(a.Holds)
+	a.Holds = a.Holds.Clone()
 	a.Done = a.Done.Clone()
 	a.Unposted = slices.Clone(a.Unposted)
 	return a

@@ -394,10 +394,9 @@ func TestEveryEventThatMovesMoneyIsAnEntry(t *testing.T) {
 }
 
 func TestCheckFindsADamagedState(t *testing.T) {
-	holds := func(amounts ...int64) map[string]account.Holding {
-		m := map[string]account.Holding{}
+	holds := func(amounts ...int64) (m account.Holds) {
 		for i, amount := range amounts {
-			m[strconv.Itoa(i)] = account.Holding{Amount: amount}
+			m.Put(strconv.Itoa(i), account.Holding{Amount: amount})
 		}
 		return m
 	}

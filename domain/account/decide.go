@@ -160,7 +160,7 @@ func (a Account) hold(c Hold) (Event, error) {
 		return nil, domain.Refuse(domain.Rejected, "wrong_currency", "The account is in %s, not %s.", a.Currency, c.Currency)
 	}
 	claims := slices.DeleteFunc(slices.Clone(c.Claims), func(claim Claim) bool {
-		open, ok := a.Holds[claim.Order]
+		open, ok := a.Holds.Get(claim.Order)
 		return ok && open.Checkout == c.Checkout && open.Amount == claim.Amount
 	})
 	if len(claims) == 0 && len(c.Claims) > 0 {
@@ -170,7 +170,7 @@ func (a Account) hold(c Hold) (Event, error) {
 }
 
 func (a Account) capture(c Capture) (Event, error) {
-	open, ok := a.Holds[c.Order]
+	open, ok := a.Holds.Get(c.Order)
 	e := Captured{
 		Entry: a.Entries + 1, Order: c.Order, Amount: c.Amount, Freed: open.Amount - c.Amount,
 		Journal: c.Journal, To: c.To,
@@ -191,7 +191,7 @@ func (a Account) capture(c Capture) (Event, error) {
 }
 
 func (a Account) release(c Release) (Event, error) {
-	if open, ok := a.Holds[c.Order]; ok {
+	if open, ok := a.Holds.Get(c.Order); ok {
 		return Released{Order: c.Order, Amount: open.Amount, Reason: c.Reason}, nil
 	}
 	if captured, _ := a.Done.Find(keyHold, c.Order); captured > 0 {

@@ -49,11 +49,8 @@ func evolve(a Account, e Event) (Account, error) {
 }
 
 func (a Account) held(e Held) Account {
-	if a.Holds == nil {
-		a.Holds = map[string]Holding{}
-	}
 	for _, c := range e.Claims {
-		a.Holds[c.Order] = Holding{Checkout: e.Checkout, Amount: c.Amount, Expires: e.Expires}
+		a.Holds.Put(c.Order, Holding{Checkout: e.Checkout, Amount: c.Amount, Expires: e.Expires})
 		a.Held += c.Amount
 	}
 	return a
@@ -69,8 +66,9 @@ func without(list []int64, n int64) []int64 {
 }
 
 func (a Account) ended(order string, captured int64) Account {
-	a.Held -= a.Holds[order].Amount
-	delete(a.Holds, order)
+	open, _ := a.Holds.Get(order)
+	a.Held -= open.Amount
+	a.Holds.Delete(order)
 	a.Done.Put(captured, keyHold, order)
 	return a
 }
@@ -106,7 +104,7 @@ func (a Account) allows(e Event) error {
 	case Captured:
 		return a.allowsCaptured(e)
 	case Released:
-		if open, ok := a.Holds[e.Order]; !ok || open.Amount != e.Amount {
+		if open, ok := a.Holds.Get(e.Order); !ok || open.Amount != e.Amount {
 			return domain.Refuse(domain.Conflict, "unknown_hold", "The account does not hold %d for order %s.", e.Amount, e.Order)
 		}
 	case Opened, Deposited, Credited:
@@ -172,7 +170,7 @@ func (a Account) allowsHeld(e Held) error {
 }
 
 func (a Account) allowsClaim(c Claim) error {
-	_, open := a.Holds[c.Order]
+	_, open := a.Holds.Get(c.Order)
 	_, ended := a.Done.Find(keyHold, c.Order)
 	switch {
 	case c.Order == "":
@@ -188,7 +186,7 @@ func (a Account) allowsClaim(c Claim) error {
 }
 
 func (a Account) allowsCaptured(e Captured) error {
-	open, ok := a.Holds[e.Order]
+	open, ok := a.Holds.Get(e.Order)
 	captured, _ := a.Done.Find(keyHold, e.Order)
 	switch {
 	case !ok && captured > 0:

@@ -73,7 +73,7 @@ func (s Stock) hold(c Hold) (Event, error) {
 		return nil, err
 	}
 	e := Held{Order: c.Order, Attempt: c.Attempt, Quantity: c.Quantity, Expires: c.Expires.UTC()}
-	if open, ok := s.Reservations[c.Order]; ok {
+	if open, ok := s.Reservations.Get(c.Order); ok {
 		if open.Phase == PhaseHeld && open.Attempt == c.Attempt && open.Quantity == c.Quantity {
 			return nil, nil
 		}
@@ -95,7 +95,7 @@ func age(order string, age time.Duration) error {
 }
 
 func (s Stock) commit(c Commit) (Event, error) {
-	open := s.Reservations[c.Order]
+	open, _ := s.Reservations.Get(c.Order)
 	if open.Phase == PhaseAllocated {
 		return nil, nil
 	}
@@ -106,7 +106,7 @@ func (s Stock) commit(c Commit) (Event, error) {
 }
 
 func (s Stock) release(c Release) (Event, error) {
-	open, ok := s.Reservations[c.Order]
+	open, ok := s.Reservations.Get(c.Order)
 	if !ok || open.Attempt != c.Attempt {
 		return nil, nil
 	}

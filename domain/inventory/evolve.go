@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"fmt"
+	"maps"
 
 	"cartwright/domain"
 	"cartwright/domain/orderid"
@@ -13,6 +14,8 @@ const (
 	keySold    = "sold" // it was allocated
 	keyParcel  = "parcel"
 	keyRefund  = "refund"
+
+	keyReleased = "released" // it was not
 )
 
 func evolve(s Stock, e Event) (Stock, error) {
@@ -28,18 +31,19 @@ func evolve(s Stock, e Event) (Stock, error) {
 	case Held:
 		return s.opened(e)
 	case Committed:
-		r := s.Reservations[e.Order]
+		r, _ := s.Reservations.Get(e.Order)
 		r.Phase = PhaseAllocated
-		s.Reservations[e.Order] = r
+		s.Reservations.Put(e.Order, r)
 	case Released:
-		s = s.closed(e.Order, s.Reservations[e.Order])
+		r, _ := s.Reservations.Get(e.Order)
+		s = s.closed(e.Order, r)
 	case ShippedOut:
-		r := s.Reservations[e.Order]
+		r, _ := s.Reservations.Get(e.Order)
 		r.Shipped += e.Quantity
 		r.Parcels = with(r.Parcels, e.Parcel, e.Quantity)
 		s = s.settled(e.Order, r)
 	case Deallocated:
-		r := s.Reservations[e.Order]
+		r, _ := s.Reservations.Get(e.Order)
 		r.Deallocated += e.Quantity
 		r.Refunds = with(r.Refunds, e.Refund, e.Quantity)
 		s = s.settled(e.Order, r)
@@ -69,7 +73,8 @@ func (s Stock) allows(e Event) error {
 		shortage = "out_of_stock"
 		err = s.allowsHeld(e)
 	case Committed:
-		err = s.allowsEnd(e.Order, s.Reservations[e.Order].Attempt, e.Quantity)
+		open, _ := s.Reservations.Get(e.Order)
+		err = s.allowsEnd(e.Order, open.Attempt, e.Quantity)
 	case Released:
 		err = s.allowsEnd(e.Order, e.Attempt, e.Quantity)
 	case ShippedOut:
@@ -88,7 +93,7 @@ func (s Stock) allows(e Event) error {
 }
 
 func (s Stock) allowsHeld(e Held) error {
-	if open, ok := s.Reservations[e.Order]; ok {
+	if open, ok := s.Reservations.Get(e.Order); ok {
 		return inTheWay(open, e)
 	}
 	if _, known := s.Closed.Find(keyAttempt, e.Order, e.Attempt); known {
@@ -149,7 +154,7 @@ func (s Stock) allowsMove(order, kind, k string, q int64) error {
 
 // reservationKey finds a parcel or refund of a reservation, be it open or closed.
 func (s Stock) reservationKey(order, kind, k string) (int64, bool) {
-	r, ok := s.Reservations[order]
+	r, ok := s.Reservations.Get(order)
 	if !ok {
 		return s.Closed.Find(kind, order, k)
 	}
@@ -162,7 +167,7 @@ func (s Stock) reservationKey(order, kind, k string) (int64, bool) {
 }
 
 func (s Stock) open(order string) (Reservation, error) {
-	r, ok := s.Reservations[order]
+	r, ok := s.Reservations.Get(order)
 	if !ok {
 		return r, domain.Refuse(domain.Conflict, "unknown_reservation", "No goods are reserved for order %s here.", order)
 	}
@@ -224,10 +229,7 @@ func (s Stock) opened(e Held) (Stock, error) {
 	if err != nil {
 		return s, fmt.Errorf("%T cannot have happened: %s", e, err.Error())
 	}
-	if s.Reservations == nil {
-		s.Reservations = map[string]Reservation{}
-	}
-	s.Reservations[e.Order] = Reservation{Attempt: e.Attempt, Quantity: e.Quantity, Phase: PhaseHeld, Expires: e.Expires}
+	s.Reservations.Put(e.Order, Reservation{Attempt: e.Attempt, Quantity: e.Quantity, Phase: PhaseHeld, Expires: e.Expires})
 	if drawn := id.Time(); drawn.After(s.Newest) {
 		s.Newest = drawn
 		s.Closed.Advance(drawn.UnixMilli(), closedStep, closedKeep)
@@ -241,15 +243,17 @@ func (s Stock) settled(order string, r Reservation) Stock {
 	if r.Left() == 0 {
 		return s.closed(order, r)
 	}
-	s.Reservations[order] = r
+	s.Reservations.Put(order, r)
 	return s
 }
 
 func (s Stock) closed(order string, r Reservation) Stock {
-	delete(s.Reservations, order)
+	s.Reservations.Delete(order)
 	s.Closed.Put(r.Quantity, keyAttempt, order, r.Attempt)
 	if r.Phase == PhaseAllocated {
 		s.Closed.Put(r.Quantity, keySold, order)
+	} else {
+		s.Closed.Put(r.Quantity, keyReleased, order)
 	}
 	for k, q := range r.Parcels {
 		s.Closed.Put(q, keyParcel, order, k)
@@ -260,7 +264,9 @@ func (s Stock) closed(order string, r Reservation) Stock {
 	return s
 }
 
+// with is a map of its own: clones of the state share the old one.
 func with(m map[string]int64, k string, q int64) map[string]int64 {
+	m = maps.Clone(m)
 	if m == nil {
 		m = map[string]int64{}
 	}

@@ -32,11 +32,11 @@ package inventory
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"cartwright/domain"
 	"cartwright/domain/seen"
+	"cartwright/domain/sharedmap"
 )
 
 // Limit bounds every quantity and every counter, so that no sum of them
@@ -52,19 +52,22 @@ const (
 	restocksKeep = 90 * day
 )
 
+// Reservations are the open ones, by the checkout's id.
+type Reservations = sharedmap.Map[string, Reservation]
+
 // Stock is the state of one SKU's stock.
 type Stock struct {
-	Known        bool                   `json:"known"` // anything was ever recorded
-	OnHand       int64                  `json:"on_hand"`
-	Held         int64                  `json:"held"`
-	Allocated    int64                  `json:"allocated"`
-	Unavailable  int64                  `json:"unavailable"`
-	Safety       int64                  `json:"safety"`
-	Backorder    int64                  `json:"backorder"`
-	Reservations map[string]Reservation `json:"reservations,omitempty"` // open ones, by the checkout's id
-	Newest       time.Time              `json:"newest,omitzero"`        // of all order ids that held
-	Closed       seen.Memory            `json:"closed,omitzero"`        // attempts and keys of reservations that ended
-	Restocks     seen.Memory            `json:"restocks,omitzero"`      // refunds whose goods are back
+	Known        bool         `json:"known"` // anything was ever recorded
+	OnHand       int64        `json:"on_hand"`
+	Held         int64        `json:"held"`
+	Allocated    int64        `json:"allocated"`
+	Unavailable  int64        `json:"unavailable"`
+	Safety       int64        `json:"safety"`
+	Backorder    int64        `json:"backorder"`
+	Reservations Reservations `json:"reservations,omitzero"` // open ones, by the checkout's id
+	Newest       time.Time    `json:"newest,omitzero"`       // of all order ids that held
+	Closed       seen.Memory  `json:"closed,omitzero"`       // attempts and keys of reservations that ended
+	Restocks     seen.Memory  `json:"restocks,omitzero"`     // refunds whose goods are back
 }
 
 // A Phase says how firm a reservation is.
@@ -98,6 +101,19 @@ func (s Stock) Available() int64 {
 	return s.OnHand - s.Unavailable - s.Safety - s.Held - s.Allocated
 }
 
+// Knows tells whether an order has ever held any of this stock. Orders whose ids
+// are too old to hold any may have been forgotten.
+func (s Stock) Knows(order string) bool {
+	if _, open := s.Reservations.Get(order); open {
+		return true
+	}
+	if _, sold := s.Closed.Find(keySold, order); sold {
+		return true
+	}
+	_, released := s.Closed.Find(keyReleased, order)
+	return released
+}
+
 // Decider is the inventory aggregate.
 var Decider = domain.Decider[Stock, Command, Event]{Decide: decide, Evolve: evolve, Clone: Stock.clone}
 
@@ -111,7 +127,7 @@ func (e *HoldOpenError) Error() string { return "attempt " + e.Attempt + " holds
 // as a snapshot that was read back. It walks all reservations.
 func (s Stock) Check() error {
 	var held, allocated int64
-	for order, r := range s.Reservations {
+	for order, r := range s.Reservations.All() {
 		if r.Left() <= 0 || r.Left() > Limit {
 			return fmt.Errorf("reservation of %s has %d left", order, r.Left())
 		}
@@ -136,15 +152,10 @@ func (s Stock) Check() error {
 	return nil
 }
 
-// clone copies the maps, and the maps within, that Evolve writes to.
+// clone costs the same however much is reserved and remembered. What a
+// reservation has of maps is never changed, but replaced.
 func (s Stock) clone() Stock {
-	s.Reservations = maps.Clone(s.Reservations)
-	for order, r := range s.Reservations {
-		if r.Parcels != nil || r.Refunds != nil {
-			r.Parcels, r.Refunds = maps.Clone(r.Parcels), maps.Clone(r.Refunds)
-			s.Reservations[order] = r
-		}
-	}
+	s.Reservations = s.Reservations.Clone()
 	s.Closed = s.Closed.Clone()
 	s.Restocks = s.Restocks.Clone()
 	return s

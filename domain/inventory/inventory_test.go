@@ -11,6 +11,7 @@ import (
 	"cartwright/domain/domaintest"
 	"cartwright/domain/inventory"
 	"cartwright/domain/orderid"
+	"cartwright/domain/sharedmap"
 )
 
 type (
@@ -451,8 +452,8 @@ func TestTheCountersFollowTheFormula(t *testing.T) {
 			t.Fatalf("after step %d: %v", i, err)
 		}
 	}
-	if len(s.Reservations) != 0 {
-		t.Errorf("reservations that ended are still open: %v", s.Reservations)
+	if s.Reservations.Len() != 0 {
+		t.Errorf("reservations that ended are still open: %d", s.Reservations.Len())
 	}
 }
 
@@ -501,6 +502,27 @@ func TestHistoriesThatCannotHaveHappened(t *testing.T) {
 	}
 }
 
+func TestAStockKnowsWhoHasHeldOfIt(t *testing.T) {
+	open, paid, gone, shipped := orderAt(t, 0, "1"), orderAt(t, 0, "2"), orderAt(t, 0, "3"), orderAt(t, 0, "4")
+	s, err := inventory.Decider.Fold(stock{}, inventory.Received{Quantity: 10},
+		inventory.Held{Order: open, Attempt: "a", Quantity: 1},
+		inventory.Held{Order: paid, Attempt: "a", Quantity: 1}, inventory.Committed{Order: paid, Quantity: 1},
+		inventory.Held{Order: gone, Attempt: "a", Quantity: 1}, inventory.Released{Order: gone, Attempt: "a", Quantity: 1},
+		inventory.Held{Order: shipped, Attempt: "a", Quantity: 1}, inventory.Committed{Order: shipped, Quantity: 1},
+		inventory.ShippedOut{Order: shipped, Parcel: "p", Quantity: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, order := range map[string]string{"holds": open, "has paid": paid, "was released": gone, "was shipped": shipped} {
+		if !s.Knows(order) {
+			t.Errorf("who %s is not known", what)
+		}
+	}
+	if s.Knows(orderAt(t, 0, "5")) {
+		t.Error("who never held is known")
+	}
+}
+
 // However much is forgotten meanwhile, an order whose hold has ended never gets a second one.
 func TestALateRepeatNeverHoldsAgain(t *testing.T) {
 	const hours = 24 * 8
@@ -526,10 +548,10 @@ func TestALateRepeatNeverHoldsAgain(t *testing.T) {
 	if !reasons["hold_closed"] || !reasons["order_id_expired"] {
 		t.Errorf("refused for %v; both guards must have worked", reasons)
 	}
-	if kept := len(s.Closed.Newest) + sealed(s); kept > 24*4 {
-		t.Errorf("%d ended attempts of %d are remembered after eight days; want four days of them at most", kept, hours)
+	if kept := s.Closed.Newest.Len() + sealed(s); kept > 2*24*4 {
+		t.Errorf("%d keys of %d ended attempts are remembered after eight days, two of each; want four days of them at most", kept, hours)
 	}
-	if kept := sealed(s); kept < 24*2 {
+	if kept := sealed(s); kept < 2*24*2 {
 		t.Errorf("only %d are remembered; want two days of them", kept)
 	}
 }
@@ -566,14 +588,14 @@ func TestReturnsAreRememberedForMonths(t *testing.T) {
 
 func sealed(s stock) (keys int) {
 	for _, leaf := range s.Closed.Sealed {
-		keys += len(leaf.Page)
+		keys += leaf.Page.Len()
 	}
 	return keys
 }
 
 func TestCheckFindsADamagedState(t *testing.T) {
-	reservation := func(r inventory.Reservation) map[string]inventory.Reservation {
-		return map[string]inventory.Reservation{"1": r}
+	reservation := func(r inventory.Reservation) inventory.Reservations {
+		return sharedmap.Of(map[string]inventory.Reservation{"1": r})
 	}
 	if err := (stock{}).Check(); err != nil {
 		t.Errorf("the empty state: %v", err)

@@ -5,14 +5,13 @@
 // # Why
 //
 // A hot stream sees millions of keys a day. Keys are kept as the first 128 bits
-// of their SHA-256 in maps without pointers: some 40 bytes a key, nothing for
-// the garbage collector to walk, and a seller who chooses keys can't make two
-// of them meet. A list in the order of arrival beside one map was not chosen:
+// of their SHA-256: some 50 bytes a key, and a seller who chooses keys can't make
+// two of them meet. A list in the order of arrival beside one map was not chosen:
 // it doubles the memory and forgets key by key, where a page is dropped whole
 // (TestWhatIsForgotten).
 //
-// A page is never changed once it is sealed, so clones share it and copy the
-// newest page only (TestACloneIsItsOwn).
+// Clones share all pages, the newest one too until it is changed, so a clone
+// costs the same however much is remembered (TestACloneIsItsOwn).
 package seen
 
 import (
@@ -22,8 +21,9 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
+
+	"cartwright/domain/sharedmap"
 )
 
 // Memory holds keys with their amounts. The zero value remembers nothing.
@@ -31,7 +31,7 @@ import (
 type Memory struct {
 	Count  int64  `json:"count"` // keys ever put
 	Since  int64  `json:"since"` // the clock when the newest page was begun
-	Newest Page   `json:"newest,omitempty"`
+	Newest Page   `json:"newest,omitzero"`
 	Sealed []Leaf `json:"sealed,omitempty"` // oldest first
 }
 
@@ -44,24 +44,21 @@ type Leaf struct {
 // Put remembers that the key was done with this amount. The key's parts are
 // kept apart: ("a", "bc") is not ("ab", "c").
 func (m *Memory) Put(amount int64, key ...string) {
-	if m.Newest == nil {
-		m.Newest = Page{}
-	}
 	m.Count++
-	m.Newest[markOf(key)] = amount
+	m.Newest.marks.Put(markOf(key), amount)
 }
 
 // Find tells with what amount the key was done, if it is remembered.
 func (m *Memory) Find(key ...string) (amount int64, found bool) {
-	if m.Newest == nil && len(m.Sealed) == 0 {
+	if m.Newest.IsZero() && len(m.Sealed) == 0 {
 		return 0, false
 	}
 	mark := markOf(key)
-	if amount, found = m.Newest[mark]; found {
+	if amount, found = m.Newest.marks.Get(mark); found {
 		return amount, true
 	}
 	for _, leaf := range slices.Backward(m.Sealed) {
-		if amount, found = leaf.Page[mark]; found {
+		if amount, found = leaf.Page.marks.Get(mark); found {
 			return amount, true
 		}
 	}
@@ -78,22 +75,31 @@ func (m *Memory) Advance(now, step, keep int64) {
 	}
 	m.Since = now
 	m.Sealed = slices.DeleteFunc(m.Sealed, func(l Leaf) bool { return now-l.At >= keep })
-	if len(m.Newest) > 0 {
+	if !m.Newest.IsZero() {
 		m.Sealed = append(m.Sealed, Leaf{At: now, Page: m.Newest})
-		m.Newest = nil
+		m.Newest = Page{}
 	}
 }
 
-// Clone gives a copy that shares only what is never changed.
+// Clone gives a memory of its own. It may not run while another goroutine uses m.
 func (m *Memory) Clone() Memory {
 	c := *m
-	c.Newest = maps.Clone(m.Newest)
+	c.Newest = Page{m.Newest.marks.Clone()}
 	c.Sealed = slices.Clone(m.Sealed)
 	return c
 }
 
 // A Page maps marks to amounts. In JSON it is one base64 string.
-type Page map[Mark]int64
+type Page struct{ marks sharedmap.Map[Mark, int64] }
+
+// Len is the number of keys.
+func (p Page) Len() int { return p.marks.Len() }
+
+// IsZero tells an empty page, which is left out of JSON.
+func (p Page) IsZero() bool { return p.Len() == 0 }
+
+// Equal tells whether two pages have the same keys with the same amounts.
+func (p Page) Equal(other Page) bool { return p.marks.Equal(other.marks) }
 
 // A Mark stands for a key.
 type Mark [16]byte
@@ -108,15 +114,24 @@ func markOf(key []string) Mark {
 	return Mark(sum[:len(Mark{})])
 }
 
+type record struct {
+	mark   Mark
+	amount int64
+}
+
 const recordSize = len(Mark{}) + 8
 
 // MarshalJSON writes the marks in their order, so that equal pages have equal JSON.
 func (p Page) MarshalJSON() ([]byte, error) {
-	marks := slices.SortedFunc(maps.Keys(p), func(a, b Mark) int { return bytes.Compare(a[:], b[:]) })
-	b := make([]byte, 0, len(p)*recordSize)
-	for _, mark := range marks {
-		b = append(b, mark[:]...)
-		b = binary.BigEndian.AppendUint64(b, uint64(p[mark])) //nolint:gosec // bits kept, UnmarshalJSON turns them back
+	records := make([]record, 0, p.Len())
+	for mark, amount := range p.marks.All() {
+		records = append(records, record{mark, amount})
+	}
+	slices.SortFunc(records, func(a, b record) int { return bytes.Compare(a.mark[:], b.mark[:]) })
+	b := make([]byte, 0, len(records)*recordSize)
+	for _, r := range records {
+		b = append(b, r.mark[:]...)
+		b = binary.BigEndian.AppendUint64(b, uint64(r.amount)) //nolint:gosec // bits kept, UnmarshalJSON turns them back
 	}
 	return json.Marshal(b)
 }
@@ -134,9 +149,9 @@ func (p *Page) UnmarshalJSON(text []byte) error {
 	if len(b)%recordSize != 0 {
 		return fmt.Errorf("page of keys: %d bytes are no whole number of keys", len(b))
 	}
-	*p = make(Page, len(b)/recordSize)
-	for record := range slices.Chunk(b, recordSize) {
-		(*p)[Mark(record[:len(Mark{})])] = int64(binary.BigEndian.Uint64(record[len(Mark{}):])) //nolint:gosec // see MarshalJSON
+	*p = Page{}
+	for r := range slices.Chunk(b, recordSize) {
+		p.marks.Put(Mark(r[:len(Mark{})]), int64(binary.BigEndian.Uint64(r[len(Mark{}):]))) //nolint:gosec // see MarshalJSON
 	}
 	return nil
 }

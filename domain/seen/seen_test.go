@@ -68,7 +68,7 @@ func TestWhatIsForgotten(t *testing.T) {
 		}
 	}
 	m.Advance(1049, step, keep)
-	if len(m.Sealed) != 0 || len(m.Newest) != 0 {
+	if len(m.Sealed) != 0 || !m.Newest.IsZero() {
 		t.Errorf("something is left: %+v", m)
 	}
 }

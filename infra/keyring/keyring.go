@@ -63,6 +63,7 @@ type Ring struct {
 	master []byte
 	events *event.Registry
 	keys   *otter.Cache[string, []byte]
+	none   *otter.Cache[string, struct{}] // buyers who had no key
 
 	mu     sync.Mutex
 	erased map[string]bool // by this ring
@@ -91,26 +92,60 @@ func New(store Store, master []byte) (*Ring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache of keys: %w", err)
 	}
-	return &Ring{store: store, master: master, events: events, keys: keys, erased: map[string]bool{}}, nil
+	none, err := otter.New(&otter.Options[string, struct{}]{
+		MaximumSize:      keysKept,
+		ExpiryCalculator: otter.ExpiryWriting[string, struct{}](keptFor),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cache of buyers without a key: %w", err)
+	}
+	return &Ring{store: store, master: master, events: events, keys: keys, none: none, erased: map[string]bool{}}, nil
+}
+
+// Admit refuses a buyer who was erased, as Seal does. It makes no key. A buyer of
+// whom it found none is not looked for again within a minute: if it was erased by
+// another process meanwhile, Seal says so.
+func (r *Ring) Admit(ctx context.Context, buyer string) error {
+	_, err := r.known(ctx, buyer)
+	return refusal(err)
 }
 
 // Seal encrypts an address under its buyer's key, which is made if there is none.
 // For a buyer who was erased it is a refusal, and ErrErased.
 func (r *Ring) Seal(ctx context.Context, buyer string, a personal.Address) ([]byte, error) {
-	key, err := r.key(ctx, buyer)
+	key, err := r.known(ctx, buyer)
 	if err == nil && key == nil {
 		key, err = r.create(ctx, buyer)
 	}
-	if errors.Is(err, ErrErased) {
-		return nil, &domain.Error{
-			Code: domain.Conflict, Reason: "buyer_erased", Err: err,
-			Detail: "This buyer was erased, and can't be sent anything under this id again.",
-		}
-	}
 	if err != nil {
-		return nil, err
+		return nil, refusal(err)
 	}
 	return personal.Seal(key, rand.Reader, buyer, a)
+}
+
+// refusal says what it means for a caller that a buyer was erased.
+func refusal(err error) error {
+	if !errors.Is(err, ErrErased) {
+		return err
+	}
+	return &domain.Error{
+		Code: domain.Conflict, Reason: "buyer_erased", Err: err,
+		Detail: "This buyer was erased, and can't be sent anything under this id again.",
+	}
+}
+
+// known is key for who makes one if there is none: that none was found a while ago
+// is good enough then, since a key is made only where there still is none.
+func (r *Ring) known(ctx context.Context, buyer string) ([]byte, error) {
+	_, has := r.keys.GetIfPresent(buyer)
+	if _, none := r.none.GetIfPresent(buyer); none && !has {
+		return nil, nil
+	}
+	key, err := r.key(ctx, buyer)
+	if err == nil && key == nil {
+		r.none.Set(buyer, struct{}{})
+	}
+	return key, err
 }
 
 // Address decrypts what Seal made, or fails with ErrErased.
@@ -177,6 +212,7 @@ func (r *Ring) forget(buyer string) {
 	defer r.mu.Unlock()
 	r.erased[buyer] = true
 	r.keys.Invalidate(buyer)
+	r.none.Invalidate(buyer)
 }
 
 // remember keeps a key, unless its buyer was erased meanwhile.
@@ -252,6 +288,7 @@ func (r *Ring) create(ctx context.Context, buyer string) ([]byte, error) {
 		return nil, fmt.Errorf("store the key of %s: %w", buyer, err)
 	}
 	// Read back in any case: what the stream holds is the key.
+	r.none.Invalidate(buyer)
 	key, err = r.key(ctx, buyer)
 	if err == nil && key == nil {
 		err = fmt.Errorf("the key of %s is not where it was stored", buyer)
