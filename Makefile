@@ -17,11 +17,14 @@ BENCH        ?= .
 BENCHTIME    ?= 1s
 BENCHCOUNT   ?= 1
 BENCHFLAGS   ?=
+BENCHREAL    ?= checkout,hot,hot-256,lifecycle,order,history,seller,mixed,flash,own-writes
+GROWTH       ?= ^Benchmark(Hold|RivalHold|FirstLook|FirstLookAtAccount|Entry|CheckoutOnLog|CheckoutOfOneBuyer|Log|OneBuyer|Seller)$$
+GROWING      ?= ./commands ./infra/esdbstore ./infra/pebblekv ./infra/sqliteviews
 SERVICES_DIR ?= data/services
 INTEGRATION_DIR ?= data/integration
 REAL         ?= ./infra/services ./infra/kafkabus ./infra/elasticviews ./infra/redisviews .
 
-.PHONY: all fmt lint vet test integration services-up services-down soak bench gobench build clean help
+.PHONY: all fmt lint vet test integration services-up services-down soak bench bench-real growth gobench build clean help
 .DEFAULT_GOAL := all
 
 all: fmt lint test ## format, lint and test (what `make` alone does)
@@ -56,6 +59,20 @@ soak: ## run all tests with SOAK_CHECKS cases a law: for a night
 
 bench: build ## measure it on a server of its own, and write BENCHMARKS.md
 	./cartwright bench all --out BENCHMARKS.md --revision "$$(git describe --always --dirty 2>/dev/null)" $(BENCHFLAGS)
+
+bench-real: build ## the same beside real Kafka, Elasticsearch and Redis, each part a process, into BENCHMARKS.md
+	infra/services/up.sh $(SERVICES_DIR)
+	status=0; . $(SERVICES_DIR)/env; \
+	CARTWRIGHT_KAFKA=$$KAFKA_BROKERS CARTWRIGHT_ELASTICSEARCH=$$ELASTICSEARCH_URL CARTWRIGHT_REDIS=$$REDIS_ADDR \
+		./cartwright bench all --apart --section "real servers" --out BENCHMARKS.md --revision "$$(git describe --always --dirty 2>/dev/null)" \
+		--pid kafka=$$(cat $(SERVICES_DIR)/kafka/pid),elasticsearch=$$(cat $(SERVICES_DIR)/elasticsearch/pid),redis=$$(cat $(SERVICES_DIR)/redis/pid) \
+		--scenario $(BENCHREAL) $(BENCHFLAGS) || status=$$?; \
+	infra/services/down.sh $(SERVICES_DIR); exit $$status
+
+growth: build ## measure what grows with what there is already, up to a million, into BENCHMARKS.md
+	mkdir -p data
+	CARTWRIGHT_SOAK=1 $(GO) test -run '^$$' -bench '$(GROWTH)' -benchtime 2000x -timeout 2h $(TESTFLAGS) $(GROWING) | tee data/growth.txt
+	./cartwright bench growth --out BENCHMARKS.md <data/growth.txt
 
 gobench: ## run the benchmarks named by BENCH, BENCHCOUNT times
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(TESTFLAGS) $(PKG)

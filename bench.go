@@ -60,6 +60,7 @@ socket in its data folder (--data), or from where its metrics are (--metrics).`,
 	cmd.AddCommand(newBenchReplayCommand(cfg), newBenchNodeCommand(cfg), newBenchCheckoutCommand(cfg), newBenchCallbacksCommand(cfg), newBenchOwnWritesCommand())
 	cmd.AddCommand(newBenchLifecycleCommand(cfg), newBenchHistoryCommand(cfg), newBenchSellerCommand(cfg), newBenchMixedCommand(cfg), newBenchFlashCommand(cfg))
 	cmd.AddCommand(newBenchAllCommand())
+	cmd.AddCommand(newBenchGrowthCommand())
 	return cmd
 }
 

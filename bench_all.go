@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,12 +30,17 @@ type standardSet struct {
 	scenarios []string
 	json      bool
 	revision  string
+	section   string         // of the file
+	apart     bool           // each part is a process of its own
+	pids      map[string]int // of other programs whose CPU time is told
 
 	program string // this one
 	folder  string
 	errs    io.Writer
-	url     string // of the server
-	sandbox string // where the server looks for the sandbox channel
+	env     []string // what is set for all programs that are run
+	url     string   // of the server
+	metrics string   // where the figures of a fleet are
+	sandbox string   // where the server looks for the sandbox channel
 	did     setReport
 }
 
@@ -116,7 +120,14 @@ CARTWRIGHT_KAFKA and others it uses real servers, in a namespace of the run, whi
 is left there.
 
 With --out the result goes into that file, between the two lines that say so if it
-has them; what stands before and behind them stays.
+has them; what stands before and behind them stays. With --section it is another
+pair of lines, which come to the end of the file if they are not there.
+
+With --apart the write part, the read part, the relay, the projectors, the process
+and the event log are processes of their own behind a proxy, and what each of them
+spends on an operation is told (on Linux), and what that comes to for a large shop.
+They share nothing but servers, so CARTWRIGHT_KAFKA, CARTWRIGHT_ELASTICSEARCH and
+CARTWRIGHT_REDIS have to be set.
 
 The set is ` + strings.Join(standardNames(), ", ") + `.
 
@@ -138,6 +149,9 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 something that was checked was wrong.`,
 	f.IntVar(&s.events, "events", 1_000_000, "how long the logs of node and replay are")
 	f.StringSliceVar(&s.scenarios, "scenario", standardNames(), "those of the set that are run")
 	f.StringVar(&s.revision, "revision", "", "of the source, where the program does not know")
+	f.StringVar(&s.section, "section", "", "of the file, which may have several; the first has no name")
+	f.BoolVar(&s.apart, "apart", false, "run each part as a process of its own, and tell what each spends; needs real servers")
+	f.StringToIntVar(&s.pids, "pid", nil, "other processes whose CPU time is told with --apart, as kafka=123,redis=124")
 	f.BoolVar(&s.json, "json", false, "print the result as JSON, and nothing else, to standard output")
 	return cmd
 }
@@ -145,6 +159,14 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 something that was checked was wrong.`,
 func (s *standardSet) check() error {
 	if s.duration <= 0 || s.events < lifeEvents || s.events > maxReplayed {
 		return fmt.Errorf("a duration is positive, and events are %d to %d", lifeEvents, maxReplayed)
+	}
+	for _, key := range []string{"CARTWRIGHT_KAFKA", "CARTWRIGHT_ELASTICSEARCH", "CARTWRIGHT_REDIS"} {
+		if s.apart && os.Getenv(key) == "" {
+			return fmt.Errorf("--apart needs %s: an embedded backend belongs to one process", key)
+		}
+	}
+	if len(s.pids) > 0 && !s.apart {
+		return errors.New("--pid is for --apart")
 	}
 	for _, name := range s.scenarios {
 		if !slices.Contains(standardNames(), name) {
@@ -163,6 +185,9 @@ func (s *standardSet) run(ctx context.Context, out io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(s.folder)) }()
 	s.did = setReport{Machine: thisMachine(s.revision), Duration: s.duration.String(), Wrong: []string{}}
+	if s.apart && os.Getenv("CARTWRIGHT_EVENTSTORE") == "" {
+		s.did.Machine.Backends["event log"] = "`cartwright node`"
+	}
 	for _, step := range []func(context.Context) error{s.onServer, s.onLog, s.onViews} {
 		if err = step(ctx); err != nil {
 			if ctx.Err() != nil {
@@ -208,11 +233,15 @@ func (s *standardSet) onServer(ctx context.Context) (err error) {
 			return errors.Join(err, server.stop())
 		}
 	}
-	if err = errors.Join(s.audit(ctx), server.stop()); err != nil {
+	if err = errors.Join(s.audit(ctx, namespace), server.stop()); err != nil {
 		return err
 	}
 	if s.did.Bytes, err = sizeOf(s.data()); err != nil {
 		return err
+	}
+	if s.apart { // there is no one start-up to be told
+		s.did.Start = 0
+		return os.RemoveAll(s.data())
 	}
 	if server, s.did.Restart, err = s.serve(ctx, namespace); err != nil {
 		return err
@@ -234,7 +263,11 @@ func (s *standardSet) measure(ctx context.Context, r standardRun) error {
 		r.what += ", six tenths of that"
 	}
 	args = append(args, "--target", s.url)
-	if r.name != "own-writes" {
+	switch {
+	case r.name == "own-writes": // which looks at no figures
+	case s.apart:
+		args = append(args, "--metrics", s.metrics)
+	default:
 		args = append(args, "--data", s.data())
 	}
 	run := setRun{Name: r.name, What: r.what}
@@ -260,8 +293,11 @@ func (s *standardSet) openRate() float64 {
 }
 
 // audit has the whole server checked.
-func (s *standardSet) audit(ctx context.Context) error {
+func (s *standardSet) audit(ctx context.Context, namespace string) error {
 	for _, args := range [][]string{{"verify"}, {"reconcile", "--grace", "1s"}} {
+		if s.apart {
+			args = append(args, "--namespace", namespace)
+		}
 		if err := s.child(ctx, nil, append(args, "--data", s.data())...); err != nil {
 			return err
 		}
@@ -329,7 +365,7 @@ func (s *standardSet) repeatable(args []string) string {
 	said := slices.Clone(args)
 	for i := 0; i < len(said); {
 		switch said[i] {
-		case "--target", "--data", "--listen":
+		case "--target", "--data", "--listen", "--metrics", "--namespace":
 			said = slices.Delete(said, i, i+2)
 		case s.secretFile():
 			said[i] = "secret"
@@ -346,48 +382,27 @@ func (s *standardSet) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, s.program, args...) //nolint:gosec // it is this program
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = time.Minute
+	cmd.Env = append(os.Environ(), s.env...)
 	return cmd
 }
 
-// A startedServer is one that was started here.
-type startedServer struct {
-	cmd  *exec.Cmd
-	rest chan error // closes when its output has ended
-}
-
 // serve starts a server, and tells how long it took to be ready.
-func (s *standardSet) serve(ctx context.Context, namespace string) (*startedServer, float64, error) {
-	args := []string{"serve", "--data", s.data(), "--listen", "127.0.0.1:0", "--namespace", namespace, "--rate-limit", "0", "--pay-within", "24h"}
-	_, _ = fmt.Fprintln(s.errs, "cartwright", strings.Join(args, " ")) // nobody may listen
-	cmd := s.command(ctx, args...)
-	cmd.Env = append(os.Environ(), "CARTWRIGHT_SANDBOX_URL=http://"+s.sandbox, "CARTWRIGHT_SANDBOX_SECRET_FILE="+s.secretFile())
-	cmd.Stderr = s.errs
-	out, err := cmd.StdoutPipe()
+func (s *standardSet) serve(ctx context.Context, namespace string) (stopper, float64, error) {
+	begun := time.Now()
+	if s.apart {
+		f, err := s.startApart(ctx, namespace)
+		return f, rounded(time.Since(begun).Seconds()), err
+	}
+	server, ready, err := s.begin(ctx, "serve", "--data", s.data(), "--listen", "127.0.0.1:0", "--namespace", namespace, "--rate-limit", "0", "--pay-within", "24h")
 	if err != nil {
 		return nil, 0, err
 	}
-	begun := time.Now()
-	if err = cmd.Start(); err != nil {
-		return nil, 0, fmt.Errorf("start a server: %w", err)
-	}
-	server := &startedServer{cmd: cmd, rest: make(chan error, 1)}
-	lines := bufio.NewReader(out)
-	ready, err := lines.ReadString('\n')
-	if err != nil {
-		return nil, 0, errors.Join(fmt.Errorf("the server is not ready: %w", err), cmd.Wait())
-	}
-	took := rounded(time.Since(begun).Seconds())
-	for word := range strings.FieldsSeq(ready) {
-		if strings.HasPrefix(word, "http://") {
-			s.url = word
-		}
-	}
-	go func() {
-		_, err := io.Copy(io.Discard, lines)
-		server.rest <- err
-	}()
-	return server, took, nil
+	s.url = firstURL(ready)
+	return server, rounded(time.Since(begun).Seconds()), nil
 }
+
+// A stopper is what runs until it is stopped.
+type stopper interface{ stop() error }
 
 // stop ends the server as an operator does.
 func (s *startedServer) stop() error {

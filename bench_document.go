@@ -76,14 +76,14 @@ func procValue(file, key string) string {
 
 // The lines between which a document is written anew; what is outside stays.
 const (
-	documentBegins = "<!-- what follows is written by cartwright bench all -->"
+	documentBegins = "<!-- what follows is written by cartwright bench all%s -->"
 	documentEnds   = "<!-- up to here -->"
 )
 
 // write prints the result, or puts it into the file.
 func (s *standardSet) write(out io.Writer) error {
 	if s.out != "" {
-		if err := putInto(s.out, s.did.document()); err != nil {
+		if err := putInto(s.out, s.section, s.did.document(s.section, s.apart)); err != nil {
 			return err
 		}
 	}
@@ -93,33 +93,46 @@ func (s *standardSet) write(out io.Writer) error {
 	if s.out != "" {
 		return nil
 	}
-	_, err := io.WriteString(out, s.did.document())
+	_, err := io.WriteString(out, s.did.document(s.section, s.apart))
 	return err
 }
 
-// putInto replaces what stands between the two lines, or begins the file.
-func putInto(path, text string) error {
+// putInto replaces what stands between the two lines of a section, or begins the
+// file or the section.
+func putInto(path, section, text string) error {
+	begin := fmt.Sprintf(documentBegins, "")
+	if section != "" {
+		begin = fmt.Sprintf(documentBegins, " --section "+strconv.Quote(section))
+	}
 	old, err := os.ReadFile(path) //nolint:gosec // whoever runs it names it
 	if errors.Is(err, os.ErrNotExist) {
-		old, err = []byte("# Benchmarks\n\n"+documentBegins+"\n"+documentEnds+"\n"), nil
+		old, err = []byte("# Benchmarks\n\n"+begin+"\n"+documentEnds+"\n"), nil
 	}
 	if err != nil {
 		return err
 	}
-	before, behind, begins := strings.Cut(string(old), documentBegins+"\n")
+	if section != "" && !strings.Contains(string(old), begin+"\n") {
+		old = fmt.Appendf(old, "\n%s\n%s\n", begin, documentEnds)
+	}
+	before, behind, begins := strings.Cut(string(old), begin+"\n")
 	_, behind, ends := strings.Cut(behind, documentEnds)
 	if !begins || !ends {
-		return fmt.Errorf("%s has not the lines %q and %q, between which to write", path, documentBegins, documentEnds)
+		return fmt.Errorf("%s has not the lines %q and %q, between which to write", path, begin, documentEnds)
 	}
-	whole := before + documentBegins + "\n\n" + text + "\n" + documentEnds + behind
+	whole := before + begin + "\n\n" + text + "\n" + documentEnds + behind
 	return os.WriteFile(path, []byte(whole), 0o644) //nolint:gosec // everybody may read it
 }
 
 // document is the result for people.
-func (r *setReport) document() string {
+func (r *setReport) document(section string, apart bool) string {
 	d := &document{}
+	if section != "" {
+		d.line("# With %s\n", section)
+	}
 	d.machine(r)
 	d.loads(r.Runs)
+	d.parts(r.Runs)
+	d.capacity(r.Runs)
 	d.behind(r.Runs)
 	d.details(r.Runs)
 	d.log(r.Log)
@@ -131,12 +144,24 @@ func (r *setReport) document() string {
 	for _, wrong := range r.Wrong {
 		d.line("* **wrong**: %s", wrong)
 	}
-	d.line("## How to repeat\n\n`make bench`, or `cartwright bench all --duration %s --out BENCHMARKS.md`, which runs these one after the other, all but the last two of them beside `cartwright serve` on an empty folder:\n\n```", r.Duration)
+	d.line("## How to repeat\n\n%s\n\n```", repeating(r.Duration, section, apart))
 	for _, command := range r.Commands {
 		d.line("cartwright %s", command)
 	}
 	d.line("```")
 	return d.String()
+}
+
+// repeating tells how the figures are got once more.
+func repeating(duration, section string, apart bool) string {
+	const those = ", which runs these one after the other"
+	switch {
+	case apart:
+		return "`cartwright bench all --apart --duration " + duration + "` with the settings of the servers" + those + ", beside a `cartwright node` and one process of each part, behind a proxy:"
+	case section != "":
+		return "`cartwright bench all --duration " + duration + "` with the settings of the servers" + those + ", beside `cartwright serve`:"
+	}
+	return "`make bench`, or `cartwright bench all --duration " + duration + " --out BENCHMARKS.md`" + those + ", all but the last two of them beside `cartwright serve` on an empty folder:"
 }
 
 // A document is Markdown that is being written.

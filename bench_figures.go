@@ -68,6 +68,7 @@ type serverFigures struct {
 	Unread    *sampled            `json:"views_unread_events,omitempty"`
 	DrainedS  float64             `json:"drained_s"` // from the last answer until all views had everything
 	Undrained bool                `json:"undrained,omitempty"`
+	Parts     map[string]float64  `json:"cpu_us_by_part,omitempty"` // where the parts are processes of their own
 }
 
 // fsyncFigures are of the embedded log.
@@ -102,6 +103,9 @@ func (s *serverFigures) print(row func(name, format string, values ...any), left
 	}
 	for _, category := range slices.Sorted(maps.Keys(s.Lanes)) {
 		row("appends to "+category, "%d of %.2f commands", s.Lanes[category].Appends, s.Lanes[category].Commands)
+	}
+	for _, part := range slices.Sorted(maps.Keys(s.Parts)) {
+		row("CPU of "+part, "%.0f µs an operation", s.Parts[part])
 	}
 	if l := s.RelayLag; l != nil {
 		row("relay lag", "%.0f ms on average, %.0f at most", l.Mean, l.Max)
@@ -278,6 +282,7 @@ func (w *observation) end(ctx context.Context, operations int64) (*serverFigures
 	s := &serverFigures{
 		Resident: after["process_resident_memory_bytes"], DrainedS: rounded(took.Seconds()), Undrained: !drained,
 		RelayLag: sampledOf(w.relay), Unread: sampledOf(w.unread), Lanes: lanesOf(w.before, after), Fsync: fsyncsOf(w.before, after),
+		Parts: partsOf(w.before, after, operations),
 	}
 	for of, name := range map[*float64]string{
 		&s.CPU: "process_cpu_seconds_total", &s.Allocs: "go_memstats_mallocs_total", &s.Bytes: "go_memstats_alloc_bytes_total",

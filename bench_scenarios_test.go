@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -289,7 +290,7 @@ func TestTheCommandLineOfEveryScenarioIsChecked(t *testing.T) {
 		"history --kind summary", "history --kind ,", "history --orders 1", "history --buyers 0", "seller --kind order", "mixed --orders -1",
 		"flash --buyers 0", "flash --stock 0", "flash --within 0s", "flash --target nowhere",
 		"callbacks --count 0", "callbacks --metrics nowhere",
-		"all --scenario nonsense", "all --duration 0s", "all --events 1", "all more",
+		"all --scenario nonsense", "all --duration 0s", "all --events 1", "all more", "all --apart", "all --pid kafka=1",
 	} {
 		if _, err := runBench(t, strings.Fields(line)...); exitOf(err) != exitUsage {
 			t.Errorf("%s: got %v", line, err)
@@ -299,7 +300,7 @@ func TestTheCommandLineOfEveryScenarioIsChecked(t *testing.T) {
 
 func TestTheStandardSetIsRunAndWrittenDown(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "BENCHMARKS.md")
-	mine := "# Mine\n\nbefore\n" + documentBegins + "\nold\n" + documentEnds + "\n\nbehind\n"
+	mine := "# Mine\n\nbefore\n" + fmt.Sprintf(documentBegins, "") + "\nold\n" + documentEnds + "\n\nbehind\n"
 	if err := os.WriteFile(path, []byte(mine), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -335,10 +336,10 @@ func TestTheStandardSetIsRunAndWrittenDown(t *testing.T) {
 
 func TestADocumentWithoutItsLinesIsLeftAsItIs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "BENCHMARKS.md")
-	if err := putInto(path, "first"); err != nil {
+	if err := putInto(path, "", "first"); err != nil {
 		t.Fatal(err)
 	}
-	if err := putInto(path, "second"); err != nil {
+	if err := putInto(path, "", "second"); err != nil {
 		t.Fatal(err)
 	}
 	if text, err := os.ReadFile(path); err != nil || !strings.Contains(string(text), "second") || strings.Contains(string(text), "first") {
@@ -347,7 +348,7 @@ func TestADocumentWithoutItsLinesIsLeftAsItIs(t *testing.T) {
 	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := putInto(path, "third"); err == nil {
+	if err := putInto(path, "", "third"); err == nil {
 		t.Error("it was written to")
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != "mine" {
