@@ -552,6 +552,50 @@ func TestManyReadersShareARefresh(t *testing.T) {
 	}
 }
 
+func TestNothingIsRefreshedWhileADocumentIsInBothTiers(t *testing.T) {
+	var o *elasticviews.Orders
+	var looking sync.WaitGroup
+	var refreshes, early atomic.Int32
+	doc := viewtest.Life{
+		Number: 1, Buyer: "b", Seller: "s", Currency: "CNY", Titles: []string{"x"}, Price: 5, Quantity: 2, Placed: noon,
+	}.Become("completed").Doc(t)
+	taking := false
+	_, o = faulty(t, func(w http.ResponseWriter, r *http.Request, body []byte) bool {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/_refresh"):
+			refreshes.Add(1)
+		case strings.HasSuffix(r.URL.Path, "/_pit"):
+			_, _ = w.Write([]byte(`{"id": "moment"}`))
+			return true
+		case r.URL.Path == "/_search": // for what is to be archived: there is nothing yet
+			_, _ = w.Write([]byte(`{"hits": {"hits": []}}`))
+			return true
+		}
+		if r.URL.Path != "/_bulk" || taking || !strings.HasPrefix(string(body), `{"delete"`) {
+			return false
+		}
+		taking = true // the first of what takes it from what is at hand; its year has it
+		before := refreshes.Load()
+		looking.Go(func() { _, _ = o.Revisions(t.Context(), []string{doc.Stream}) })
+		time.Sleep(100 * time.Millisecond) // in which somebody would refresh
+		early.Store(refreshes.Load() - before)
+		return false
+	})
+	if _, err := o.Archive(t.Context(), noon.AddDate(1, 0, 0), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Live().Put(t.Context(), []orderDoc{doc}); err != nil {
+		t.Fatal(err)
+	}
+	looking.Wait()
+	if !taking || early.Load() > 0 {
+		t.Errorf("taken away: %t; %d refreshes before that", taking, early.Load())
+	}
+	if refreshes.Load() == 0 {
+		t.Error("nothing was refreshed afterwards")
+	}
+}
+
 func TestARefreshThatFailsIsNotTakenForOne(t *testing.T) {
 	broken := true
 	f, o := faulty(t, func(w http.ResponseWriter, r *http.Request, _ []byte) bool {

@@ -36,6 +36,12 @@ func (g *Generation[V]) store(ctx context.Context, at indices, sources []source[
 			then = append(then, step[V]{p.source, at.in(year), true})
 		}
 	}
+	if len(then) > 0 {
+		// A refresh between the two would show some in both tiers
+		// (TestNothingIsRefreshedWhileADocumentIsInBothTiers).
+		g.views.midway.RLock()
+		defer g.views.midway.RUnlock()
+	}
 	if err = g.carry(ctx, first, repair, refused); err != nil {
 		return err
 	}

@@ -86,7 +86,8 @@ type Views[V any] struct {
 	last     atomic.Pointer[layout]    // as it was last seen
 	lost     atomic.Pointer[lostError] // why the live generation can't be asked, as far as is known
 
-	changing sync.Mutex // held while generations are made, switched or dropped
+	changing sync.Mutex   // held while generations are made, switched or dropped
+	midway   sync.RWMutex // held by refreshes, and for reading by who has written a document to one tier and not yet taken it from the other
 
 	mu      sync.Mutex // guards what follows
 	kept    family
@@ -700,6 +701,8 @@ func (v *Views[V]) building() bool {
 
 // refresh makes what was put searchable.
 func (v *Views[V]) refresh(ctx context.Context, names string) error {
+	v.midway.Lock()
+	defer v.midway.Unlock()
 	if err := v.db.do(ctx, request{method: "POST", path: "/" + names + "/_refresh"}); err != nil {
 		return fmt.Errorf("refresh %s: %w", names, err)
 	}
