@@ -2,6 +2,7 @@ package commands
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 
 	"cartwright/domain/event"
@@ -147,7 +148,9 @@ func (l *lane[S, C, E]) readRivals(ctx context.Context) error {
 			return nil
 		}
 		last = l.fold.at
-		if !l.pause(step / 2) {
+		// Half a step, about: who kept time with the others would always come when
+		// one of them has just begun.
+		if !l.pause(step/4 + rand.N(step/2)) { //nolint:gosec // it guards nothing
 			return errStopped
 		}
 	}
