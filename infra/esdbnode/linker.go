@@ -97,7 +97,7 @@ func (s *store) linker(stream string) *linker {
 }
 
 func (l *linker) names(stream string) bool {
-	return len(stream) >= len(l.kind.prefix) && stream[:len(l.kind.prefix)] == l.kind.prefix
+	return strings.HasPrefix(stream, l.kind.prefix)
 }
 
 func (l *linker) name(stream string) string { return stream[len(l.kind.prefix):] }

@@ -141,29 +141,10 @@ func Decode(m *sarama.ConsumerMessage) (event.Recorded, error) {
 	e, spec := event.Recorded{Data: json.RawMessage(m.Value)}, ""
 	texts := textsOf(m.Headers)
 	for _, h := range m.Headers {
-		switch string(h.Key) {
-		case headerSpec:
-			spec = texts.cut(h)
-		case headerID:
-			e.ID = texts.cut(h)
-		case headerType:
-			e.Name = texts.cut(h)
-		case headerSubject:
-			e.Stream = texts.cut(h)
-		case headerCause:
-			e.Cause = texts.cut(h)
-		case headerCorrelation:
-			e.Correlation = texts.cut(h)
-		case headerActor:
-			e.Actor = texts.cut(h)
-		case headerDigest:
-			e.Digest = texts.cut(h)
-		case headerTrace:
-			e.Trace = texts.cut(h)
-		default:
-			if err := parse(&e, h.Key, h.Value); err != nil {
-				return event.Recorded{}, fmt.Errorf("header %s: %w", h.Key, err)
-			}
+		if field := textField(&e, &spec, h.Key); field != nil {
+			*field = texts.cut(h)
+		} else if err := parse(&e, h.Key, h.Value); err != nil {
+			return event.Recorded{}, fmt.Errorf("header %s: %w", h.Key, err)
 		}
 	}
 	if spec != specVersion {
@@ -211,13 +192,33 @@ func (t *texts) cut(h *sarama.RecordHeader) string {
 	return string(all[:n])
 }
 
-func isText(name []byte) bool {
+// textField is where the value of a header belongs that becomes a string, nil for
+// others.
+func textField(e *event.Recorded, spec *string, name []byte) *string {
 	switch string(name) {
-	case headerSpec, headerID, headerType, headerSubject, headerCause, headerCorrelation, headerActor, headerDigest, headerTrace:
-		return true
+	case headerSpec:
+		return spec
+	case headerID:
+		return &e.ID
+	case headerType:
+		return &e.Name
+	case headerSubject:
+		return &e.Stream
+	case headerCause:
+		return &e.Cause
+	case headerCorrelation:
+		return &e.Correlation
+	case headerActor:
+		return &e.Actor
+	case headerDigest:
+		return &e.Digest
+	case headerTrace:
+		return &e.Trace
 	}
-	return false
+	return nil
 }
+
+func isText(name []byte) bool { return textField(&event.Recorded{}, new(string), name) != nil }
 
 // parse sets the field of e that a header stands for in another form. Unknown
 // headers are somebody else's.
