@@ -3,6 +3,8 @@
 package cputime
 
 import (
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -26,4 +28,24 @@ func Counted(b *testing.B, each string) (report func()) {
 	return func() {
 		b.ReportMetric(float64((Used(b)-before).Nanoseconds())/1e3/float64(b.N), "cpu-µs/"+each)
 	}
+}
+
+// AtOnce measures operations of which so many are under way, each named.
+func AtOnce(b *testing.B, inflight int, each string, one func()) {
+	b.Helper()
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	b.ReportAllocs()
+	b.ResetTimer()
+	defer Counted(b, each)()
+	var working sync.WaitGroup
+	for range inflight {
+		working.Go(func() {
+			for left.Add(-1) >= 0 {
+				one()
+			}
+		})
+	}
+	working.Wait()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), each+"s/s")
 }

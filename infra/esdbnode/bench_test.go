@@ -8,7 +8,6 @@ import (
 	"math"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
@@ -33,29 +32,9 @@ func BenchmarkAppend(b *testing.B) {
 		b.Run(fmt.Sprintf("inflight=%d", inflight), func(b *testing.B) {
 			client := dial(b, start(b, esdbnode.Options{}).uri)
 			appendFresh(b, client, 1) // the first call looks for the node
-			atOnce(b, inflight, func() { appendFresh(b, client, 1) })
+			cputime.AtOnce(b, inflight, "append", func() { appendFresh(b, client, 1) })
 		})
 	}
-}
-
-// atOnce measures appends of which so many are under way.
-func atOnce(b *testing.B, inflight int, one func()) {
-	b.Helper()
-	var left atomic.Int64
-	left.Store(int64(b.N))
-	b.ReportAllocs()
-	b.ResetTimer()
-	defer cputime.Counted(b, "append")()
-	var wg sync.WaitGroup
-	for range inflight {
-		wg.Go(func() {
-			for left.Add(-1) >= 0 {
-				one()
-			}
-		})
-	}
-	wg.Wait()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
 }
 
 // BenchmarkBatchAppend sends one event an append, of as many appends at once as

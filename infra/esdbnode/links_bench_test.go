@@ -9,6 +9,7 @@ import (
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
 
+	"cartwright/infra/cputime"
 	"cartwright/infra/esdbnode"
 )
 
@@ -23,7 +24,7 @@ func BenchmarkAppendWithLinks(b *testing.B) {
 				for _, stream := range asked {
 					linksOf(b, client, stream)
 				}
-				atOnce(b, inflight, func() { appendFresh(b, client, 1) })
+				cputime.AtOnce(b, inflight, "append", func() { appendFresh(b, client, 1) })
 			})
 		}
 	}

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,19 +43,5 @@ func benchAppend(b *testing.B, store *esdbstore.Store, inflight int) {
 		}
 	}
 	appendOne() // the first one opens the call
-	var left atomic.Int64
-	left.Store(int64(b.N))
-	b.ReportAllocs()
-	b.ResetTimer()
-	defer cputime.Counted(b, "append")()
-	var wg sync.WaitGroup
-	for range inflight {
-		wg.Go(func() {
-			for left.Add(-1) >= 0 {
-				appendOne()
-			}
-		})
-	}
-	wg.Wait()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
+	cputime.AtOnce(b, inflight, "append", appendOne)
 }
