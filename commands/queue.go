@@ -43,7 +43,7 @@ func (q *queue[S, C, E]) count(c *call[S, C, E], by int) {
 }
 
 // take gives up to n calls. What completes leaves a quarter to the others, so that
-// these get on too.
+// these get on too (TestNewcomersGetOnBesideThoseWhoGoFirst).
 func (q *queue[S, C, E]) take(n int) []*call[S, C, E] {
 	ahead := min(len(q.first), max(n-n/4, n-len(q.others)))
 	behind := min(len(q.others), n-ahead)

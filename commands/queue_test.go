@@ -15,6 +15,7 @@ import (
 	"cartwright/domain/event"
 	"cartwright/domain/inventory"
 	"cartwright/domain/order"
+	"cartwright/infra/faults"
 	"cartwright/infra/memstore"
 )
 
@@ -253,5 +254,41 @@ func TestWhatFreesGoodsIsDoneThoughNobodyIsTakenIn(t *testing.T) {
 		}
 		wg.Wait()
 		w.wantStock("a", 11, 0, 0)
+	})
+}
+
+// TestNewcomersGetOnBesideThoseWhoGoFirst has more who only look than a round has
+// room for, all there before the one who wants something new.
+func TestNewcomersGetOnBesideThoseWhoGoFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var looked, before atomic.Int64
+		store := faults.Store{Store: slowly(100 * time.Millisecond), BeforeAppend: func(string) error {
+			before.Store(looked.Load())
+			return nil
+		}}
+		h := lanes(t, store, func(s *stockSpec) { s.Batch = 4 })
+		var wg sync.WaitGroup
+		want := func(cause string) {
+			wg.Go(func() {
+				if _, err := h.Handle(t.Context(), "a", named(cause), receive(1)); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		want("first") // its append is under way
+		for range 40 {
+			wg.Go(func() {
+				if err := h.Look(t.Context(), "a", func(inventory.Stock, event.Revision) { looked.Add(1) }); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		want("new")
+		wg.Wait()
+		if n := before.Load(); n > 3 {
+			t.Errorf("%d had looked before it was appended", n)
+		}
 	})
 }
