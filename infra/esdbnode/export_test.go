@@ -341,3 +341,6 @@ func Relink(b []byte) ([]byte, error) {
 func (n *Node) Hear(ctx context.Context, after uint64, each func(stream string, number, position uint64)) error {
 	return groupLog{n.store}.Follow(ctx, after, each)
 }
+
+// Cached is how many bytes of blocks are in memory.
+func (n *Node) Cached() int64 { return n.store.db.Metrics().BlockCache.Size }

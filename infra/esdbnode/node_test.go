@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -348,5 +349,31 @@ func TestTheNodeServesSeveralListenersAndGossips(t *testing.T) {
 	}
 	if v, err := discovering.GetServerVersion(); err != nil || v.Major != 24 {
 		t.Errorf("version %v, %v", v, err)
+	}
+}
+
+func TestBlocksStayInMemoryBesideMemtables(t *testing.T) {
+	r := start(t, esdbnode.Options{})
+	client := dial(t, r.uri)
+	big := fresh("x")[0]
+	big.Data = []byte(`"` + strings.Repeat("x", 900_000) + `"`)
+	const streams, want = 150, 32 << 20 // several memtables
+	for i := range streams {
+		big.EventID = newID()
+		appendTo(t, client, "s-"+strconv.Itoa(i), esdb.Any{}, big)
+	}
+	// What is being flushed takes room for as long as that lasts.
+	cached := func() bool {
+		for i := range streams / 2 {
+			if got, err := readAll(t.Context(), client, "s-"+strconv.Itoa(i), esdb.ReadStreamOptions{}, 1); err != nil || len(got) != 1 {
+				t.Fatalf("%d events in stream %d, %v", len(got), i, err)
+			}
+		}
+		return r.node.Cached() >= want
+	}
+	for began := time.Now(); !cached(); {
+		if time.Since(began) > 10*time.Second {
+			t.Fatalf("%d bytes of blocks are in memory, want at least %d", r.node.Cached(), want)
+		}
 	}
 }

@@ -117,7 +117,7 @@ func (s *store) openFiles(o Options) error {
 		return err
 	}
 	s.fs = &freshFS{FS: s.witness}
-	cache := pebble.NewCache(blockCache)
+	cache := pebble.NewCache(int64(blockCache + 2*o.MemTable)) // Pebble takes the memtable that is written and one more off it
 	defer cache.Unref()
 	db, err := openPebble(o.Dir, s.pebbleOptions(cache, o.MemTable))
 	if err != nil {

@@ -81,6 +81,9 @@ func encodeAll(events []event.Recorded) ([]esdb.EventData, error) {
 	return data, nil
 }
 
+// usualMeta is how much metadata an event of a checkout has, or a little less.
+const usualMeta = 384
+
 // encode refuses what would not come back as it went in: the client gives an
 // event without an id a random one, and then a repeat would be another event.
 func encode(e *event.Recorded) (esdb.EventData, error) {
@@ -93,6 +96,6 @@ func encode(e *event.Recorded) (esdb.EventData, error) {
 	}
 	return esdb.EventData{
 		EventID: id, EventType: e.Name, ContentType: esdb.ContentTypeJson,
-		Data: e.Data, Metadata: appendMeta(make([]byte, 0, 256), e),
+		Data: e.Data, Metadata: appendMeta(make([]byte, 0, usualMeta), e),
 	}, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/EventStore/EventStore-Client-Go/v4/protos/streams"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
@@ -49,6 +50,7 @@ var (
 // receives and one sees to it that answers come.
 type batch struct {
 	config  *esdb.Configuration
+	node    Caller // where it is in this process
 	log     *slog.Logger
 	silence time.Duration // batchSilence
 	limit   time.Duration // appendLimit
@@ -72,10 +74,10 @@ type appending struct {
 	givenUp bool       // guarded by batch.mu
 }
 
-func newBatch(ctx context.Context, config *esdb.Configuration, log *slog.Logger) *batch {
+func newBatch(ctx context.Context, config *esdb.Configuration, node Caller, log *slog.Logger) *batch {
 	ctx, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	b := &batch{
-		config: config, log: log, silence: batchSilence, limit: appendLimit, self: uint64(rand.Uint32()), //nolint:gosec // not a secret
+		config: config, node: node, log: log, silence: batchSilence, limit: appendLimit, self: uint64(rand.Uint32()), //nolint:gosec // not a secret
 		queue: make(chan *appending, batchQueue), stop: stop, pending: map[uint64]*appending{},
 	}
 	if config.DefaultDeadline != nil {
@@ -187,9 +189,15 @@ func (b *batch) refuse(ctx context.Context, pause time.Duration, err error) {
 	}
 }
 
+// What the two calls of our own look like.
+var (
+	batchStream  = &grpc.StreamDesc{StreamName: "BatchAppend", ServerStreams: true, ClientStreams: true}
+	followStream = &grpc.StreamDesc{StreamName: "Read", ServerStreams: true}
+)
+
 // A session is one call for as long as it lasts.
 type session struct {
-	call    streams.Streams_BatchAppendClient
+	call    grpc.ClientStream
 	asked   atomic.Uint64
 	decided atomic.Uint64 // those of which the answer says what became of them
 }
@@ -198,18 +206,18 @@ type session struct {
 // were under way have the same error as their answer: nobody knows what became of
 // them (TestABrokenCallLeavesOutcomesUnknownAndIsOpenedAgain).
 func (b *batch) serve(ctx context.Context, first *appending) (decided bool, err error) {
-	conn, err := b.reach(ctx)
+	conn, hangUp, err := b.reach(ctx)
 	if err != nil {
 		first.done <- err
 		return false, err
 	}
-	defer func() { _ = conn.Close() }() // it fails only if it was closed before
+	defer hangUp()
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s := &session{}
 	call := metadata.AppendToOutgoingContext(ctx, "requires-leader", "true")
-	if s.call, err = streams.NewStreamsClient(conn).BatchAppend(call, b.callOptions()...); err != nil {
+	if s.call, err = conn.NewStream(call, batchStream, streams.Streams_BatchAppend_FullMethodName, b.callOptions(newBatchCodec())...); err != nil {
 		err = fmt.Errorf("open the call for appends: %w", err)
 		first.done <- err
 		return false, err
@@ -351,8 +359,8 @@ func (b *batch) waited() bool {
 	return len(b.pending) > 0
 }
 
-func (b *batch) callOptions() []grpc.CallOption {
-	options := []grpc.CallOption{grpc.ForceCodecV2(newBatchCodec())}
+func (b *batch) callOptions(codec encoding.CodecV2) []grpc.CallOption {
+	options := []grpc.CallOption{grpc.ForceCodecV2(codec)}
 	if b.config.Username != "" && !b.config.DisableTLS {
 		options = append(options, grpc.PerRPCCredentials(basicAuth{b.config.Username, b.config.Password}))
 	}

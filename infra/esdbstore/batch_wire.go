@@ -197,7 +197,7 @@ type reply struct {
 }
 
 func (a *reply) parse(b []byte) error {
-	return eachField(b, func(field int32, value []byte, _ uint64) error {
+	err := eachField(b, func(field int32, value []byte, _ uint64) error {
 		switch field {
 		case respCorrelation:
 			return a.parseID(value)
@@ -209,6 +209,10 @@ func (a *reply) parse(b []byte) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("answer to an append: %w", err)
+	}
+	return nil
 }
 
 // parseStatus reads a google.rpc.Status. The client has a type of this name, and
@@ -252,7 +256,7 @@ func eachField(b []byte, each func(field int32, value []byte, n uint64) error) e
 	for len(b) > 0 {
 		field, kind, n := protowire.ConsumeTag(b)
 		if n < 0 {
-			return fmt.Errorf("answer to an append: %w", protowire.ParseError(n))
+			return protowire.ParseError(n)
 		}
 		b = b[n:]
 		var value []byte
@@ -266,7 +270,7 @@ func eachField(b []byte, each func(field int32, value []byte, n uint64) error) e
 			n = protowire.ConsumeFieldValue(field, kind, b)
 		}
 		if n < 0 {
-			return fmt.Errorf("answer to an append: %w", protowire.ParseError(n))
+			return protowire.ParseError(n)
 		}
 		b = b[n:]
 		if err := each(int32(field), value, number); err != nil {

@@ -18,10 +18,14 @@ import (
 // BenchmarkAppend appends one event to a fresh stream, by the call that all share
 // and by a call of its own, with a node beside it.
 func BenchmarkAppend(b *testing.B) {
-	for _, path := range []string{"single", "batch"} {
+	for _, path := range []string{"single", "batch", "inside"} {
 		for _, inflight := range []int{1, 8, 64} {
 			b.Run(fmt.Sprintf("path=%s/inflight=%d", path, inflight), func(b *testing.B) {
-				store := open(b, serve(b, place{dir: b.TempDir(), socket: filepath.Join(b.TempDir(), "n.sock")}).uri)
+				r := serve(b, place{dir: b.TempDir(), socket: filepath.Join(b.TempDir(), "n.sock")})
+				store := open(b, r.uri)
+				if path == "inside" {
+					store = connect(b, esdbstore.Config{URI: r.uri, Node: r.node})
+				}
 				if path == "single" {
 					store.AppendAlone()
 				}

@@ -1,6 +1,7 @@
 package esdbstore
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
+	"google.golang.org/grpc"
 )
 
 // Config says where an event log is and how to be let in. All but URI may be
@@ -25,6 +27,15 @@ type Config struct {
 
 	CAFile            string // the certificates, as PEM, by which the server is known; the system's when empty
 	CertFile, KeyFile string // a user's certificate, as PEM: who we are, with or without a password
+
+	// Node is the node at URI, where it is in this process: what there is most of
+	// is then asked of it without a connection. Nil: it is in another.
+	Node Caller
+}
+
+// A Caller opens calls: a connection of gRPC's, or a node in this process.
+type Caller interface {
+	NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error)
 }
 
 // String leaves out the password, and so do all ways to print a Config.

@@ -60,17 +60,17 @@ func guarded(ca *tlstest.Authority) esdbnode.Door {
 	return esdbnode.Door{TLS: ca.ServerConfig(), Users: map[string]string{"shop": secret, "report": secret}, ReadOnly: []string{"report"}}
 }
 
-func connect(t *testing.T, c esdbstore.Config) *esdbstore.Store {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+func connect(tb testing.TB, c esdbstore.Config) *esdbstore.Store {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
 	store, err := esdbstore.Connect(ctx, c, nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := store.Close(); err != nil {
-			t.Errorf("close store: %v", err)
+			tb.Errorf("close store: %v", err)
 		}
 	})
 	return store

@@ -51,6 +51,24 @@
 // other way; but EventStoreDB gives up an append whose last part is not there
 // after two seconds, and they would hold up all others.
 //
+// # Following
+//
+// Every event of the log is followed by somebody, most often by several. Of one
+// node the log is followed by a call of our own and not by the client's, which
+// takes nearly twice the CPU of store and node together and more than three times
+// the objects to say the same (BenchmarkFollow): it asks for the same
+// (TestACallOfOurOwnAsksAsTheClientDoes) and reads the same
+// (TestWhatIsReadByHandIsWhatTheGeneratedTypesWrite). In a cluster the client
+// follows, which knows how to find the node that is preferred.
+//
+// # In one process
+//
+// A node in this process is appended to and followed without a connection
+// (TestANodeInThisProcessIsAppendedToAndFollowedWithoutAConnection,
+// TestConformanceInOneProcess), by the same two calls as any other. The client reads by
+// its socket all the same: it makes its own connection, and reads are few where states
+// are kept.
+//
 // # Copies
 //
 // Copy carries a history from one log to another. It is here and not beside the
@@ -128,7 +146,7 @@ func Connect(ctx context.Context, c Config, log *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("event store client: %w", err)
 	}
-	s := &Store{client: client, batch: newBatch(ctx, config, log), log: log, closing: make(chan struct{})}
+	s := &Store{client: client, batch: newBatch(ctx, config, c.Node, log), log: log, closing: make(chan struct{})}
 	if err := s.reach(ctx, p, said); err != nil {
 		return nil, errors.Join(fmt.Errorf("reach the event store at %s: %w", c, err), s.close(0))
 	}

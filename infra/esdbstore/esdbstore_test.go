@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
 	"pgregory.net/rapid"
 
 	"cartwright/domain/event"
@@ -40,6 +42,56 @@ func TestConformance(t *testing.T) {
 		t.Helper()
 		return open(t, serve(t, place{dir: t.TempDir(), socket: filepath.Join(t.TempDir(), "n.sock")}).uri)
 	})
+}
+
+// TestConformanceInOneProcess asks a node in this process without a connection.
+func TestConformanceInOneProcess(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Store {
+		t.Helper()
+		r := serve(t, place{dir: t.TempDir(), socket: filepath.Join(t.TempDir(), "n.sock")})
+		return connect(t, esdbstore.Config{URI: r.uri, Node: r.node})
+	})
+}
+
+// counting counts the calls that are made of a node.
+type counting struct {
+	esdbstore.Caller
+	calls atomic.Int64
+}
+
+func (c *counting) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	c.calls.Add(1)
+	return c.Caller.NewStream(ctx, desc, method, options...)
+}
+
+func TestANodeInThisProcessIsAppendedToAndFollowedWithoutAConnection(t *testing.T) {
+	r := serve(t, place{dir: t.TempDir(), socket: filepath.Join(t.TempDir(), "n.sock")})
+	node := &counting{Caller: r.node}
+	store := connect(t, esdbstore.Config{URI: r.uri, Node: node})
+	for i := range 3 {
+		if err := store.Append(t.Context(), "order-1", event.Revision(i), []event.Recorded{storetest.Event("order.placed", `{}`)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := node.calls.Load(); n != 1 {
+		t.Errorf("three appends made %d calls of the node", n)
+	}
+	for n, err := range store.Follow(t.Context(), 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n.CaughtUp {
+			break
+		}
+	}
+	if n := node.calls.Load(); n != 2 {
+		t.Errorf("three appends and a follower made %d calls of the node", n)
+	}
+	r.stop()
+	err := store.Append(t.Context(), "order-1", 3, []event.Recorded{storetest.Event("order.placed", `{}`)})
+	if err == nil || errors.Is(err, event.ErrConflict) {
+		t.Errorf("an append to a node that is closed: %v", err)
+	}
 }
 
 // A place is where a node keeps its log and where it is reached, so that it can

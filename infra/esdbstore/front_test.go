@@ -37,6 +37,7 @@ type front struct {
 	gate    chan struct{}                            // closed to let answers to BatchAppend through, nil for no gate
 	cut     chan struct{}                            // closed to end BatchAppend calls
 	asked   []*streams.BatchAppendReq                // what has come by BatchAppend
+	read    [][]byte                                 // what has come by Read
 	more    chan struct{}                            // has a message for each of them
 }
 
@@ -147,6 +148,9 @@ func (f *front) forward(call grpc.ServerStream, method string) error {
 			if err := call.RecvMsg(&b); err != nil {
 				_ = onward.CloseSend()
 				return
+			}
+			if path.Base(method) == "Read" {
+				f.set(func() { f.read = append(f.read, b) })
 			}
 			if err := onward.SendMsg(&b); err != nil {
 				return

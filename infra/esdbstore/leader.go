@@ -26,10 +26,21 @@ import (
 
 var errNoLeader = errors.New("the cluster has no leader at the moment")
 
-// reach connects to the node that takes appends: the one whose address it was
-// given, or the one that leads, if it has to ask. It does not wait for a node
-// that is away.
-func (b *batch) reach(ctx context.Context) (*grpc.ClientConn, error) {
+// reach connects to the node that takes appends: the one in this process, the one
+// whose address it was given, or the one that leads, if it has to ask. It does not
+// wait for a node that is away.
+func (b *batch) reach(ctx context.Context) (_ Caller, hangUp func(), err error) {
+	if b.node != nil {
+		return b.node, func() {}, nil
+	}
+	conn, err := b.connect(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return conn, func() { _ = conn.Close() }, nil // it fails only if it was closed before
+}
+
+func (b *batch) connect(ctx context.Context) (*grpc.ClientConn, error) {
 	address, err := b.hint, error(nil)
 	if b.hint = ""; address == "" {
 		address, err = b.find(ctx)

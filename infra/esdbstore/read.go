@@ -8,7 +8,6 @@ import (
 	"iter"
 	"math"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/EventStore/EventStore-Client-Go/v4/esdb"
@@ -196,6 +195,9 @@ func (p *pauses) rest(ctx context.Context) {
 	}
 }
 
+// notSystem names all but system streams.
+const notSystem = `^[^\$].*`
+
 func (f *follower) options() esdb.SubscribeToAllOptions {
 	o := esdb.SubscribeToAllOptions{
 		From:   esdb.Start{},
@@ -205,17 +207,21 @@ func (f *follower) options() esdb.SubscribeToAllOptions {
 		o.From = esdb.Position{Commit: f.at, Prepare: f.at}
 	}
 	if len(f.prefixes) == 0 {
-		o.Filter.Regex = `^[^\$].*` // all but system streams
+		o.Filter.Regex = notSystem
 	}
 	return o
 }
 
 // subscribe follows the log once, until the subscription drops or take says no.
 func (s *Store) subscribe(ctx context.Context, f *follower, take func(event.Notice) bool) error {
-	return s.listen(ctx, f.options(), func(e *esdb.SubscriptionEvent) bool {
-		n, ok := f.notice(e)
+	tell := func(u utterance) bool {
+		n, ok := f.notice(u)
 		return !ok || take(n)
-	})
+	}
+	if s.batch.single() {
+		return s.hear(ctx, f, tell)
+	}
+	return s.listen(ctx, f.options(), func(e *esdb.SubscriptionEvent) bool { return tell(hears(e)) })
 }
 
 // listen subscribes once, and hands on all that it hears.
@@ -240,25 +246,16 @@ func (s *Store) listen(ctx context.Context, options esdb.SubscribeToAllOptions, 
 
 // notice turns what a subscription says into what a follower yields. A second
 // word of the same position is left out.
-func (f *follower) notice(e *esdb.SubscriptionEvent) (event.Notice, bool) {
-	switch {
-	case e.EventAppeared != nil:
-		r := e.EventAppeared.OriginalEvent()
-		if r.Position.Commit <= f.at {
+func (f *follower) notice(u utterance) (event.Notice, bool) {
+	switch u.kind {
+	case gotEvent, gotCheckpoint:
+		if u.position <= f.at {
 			return event.Notice{}, false
 		}
-		f.at = r.Position.Commit
-		if strings.HasPrefix(r.EventType, "$") { // a tombstone is word of the position, and no event of ours
-			return event.Notice{Position: f.at}, true
-		}
-		return event.Notice{Event: recorded(r), Position: f.at}, true
-	case e.CheckPointReached != nil:
-		if e.CheckPointReached.Commit <= f.at {
-			return event.Notice{}, false
-		}
-		f.at = e.CheckPointReached.Commit
-		return event.Notice{Position: f.at}, true
-	case e.CaughtUp != nil:
+		f.at = u.position
+		// A tombstone is word of the position, and no event of ours.
+		return event.Notice{Event: u.event, Position: f.at}, true
+	case gotCaughtUp:
 		return event.Notice{Position: f.at, CaughtUp: true}, true
 	}
 	return event.Notice{}, false
