@@ -33,3 +33,24 @@ func TestABusInTheFolderKeepsThePartitionsItHas(t *testing.T) {
 		}
 	}
 }
+
+// Readers of the process that owns the bus need not ask it for what their own
+// process publishes.
+func TestWhoOwnsTheBusInTheFolderHasAShortcut(t *testing.T) {
+	cfg, err := readConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Data = t.TempDir()
+	s, err := openSystem(t.Context(), cfg, needs{bus: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publisher, reader := s.bus(""), s.bus(cfg.groupViews())
+	if publisher.Shortcut == nil || publisher.Shortcut != reader.Shortcut {
+		t.Error("what is published here goes to brokers and back")
+	}
+	if err := s.close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -43,7 +43,7 @@ func openLog(ctx context.Context, cfg config, f *folder, log *slog.Logger) (*eve
 		return nil, errors.Join(fmt.Errorf("listen on %s: %w", socket, err), node.Close(ctx))
 	}
 	go func() { l.serving <- node.Serve(listener) }()
-	if l.Store, err = esdbstore.Open(ctx, "unix://"+socket, log); err != nil {
+	if l.Store, err = esdbstore.Connect(ctx, esdbstore.Config{URI: "unix://" + socket, Node: node}, log); err != nil {
 		return nil, errors.Join(err, l.close(ctx))
 	}
 	return l, nil
@@ -76,6 +76,15 @@ func (c *config) eventStore() (esdbstore.Config, error) {
 	return esdbstore.Config{
 		URI: c.EventStore, User: l.User, Password: password, CAFile: l.CAFile, CertFile: l.CertFile, KeyFile: l.KeyFile,
 	}, nil
+}
+
+// Head is the position of the last event. The end of the log is asked for many times
+// a second; a node of this process's own knows it without a read.
+func (l *eventLog) Head(ctx context.Context) (uint64, error) {
+	if l.node == nil {
+		return l.Store.Head(ctx)
+	}
+	return l.node.Head(), nil
 }
 
 // All implements projections.Source. Of a node of this process's own it reads

@@ -2,7 +2,6 @@ package kafkabus
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -51,7 +50,7 @@ func (b Batches) Run(ctx context.Context, handle func(ctx context.Context, batch
 	}
 	t := newTrouble(b.Log)
 	m := &member{config: b.Config, trouble: t, open: func(ctx context.Context, at marker) session {
-		c := &collector{batches: b, marker: at, handle: handle, trouble: t, in: make(chan []*sarama.ConsumerMessage), pace: pace.Pace{Spacing: b.Spacing}}
+		c := &collector{batches: b, marker: at, handle: handle, trouble: t, in: make(chan piece), pace: pace.Pace{Spacing: b.Spacing}}
 		c.working.Go(func() { c.work(ctx) })
 		return c
 	}}
@@ -65,7 +64,7 @@ type collector struct {
 	marker  marker
 	handle  func(ctx context.Context, batch []event.Recorded) error
 	trouble *trouble
-	in      chan []*sarama.ConsumerMessage // of one partition each
+	in      chan piece
 	working sync.WaitGroup
 
 	pace pace.Pace
@@ -74,10 +73,11 @@ type collector struct {
 
 func (c *collector) wait() { c.working.Wait() }
 
-func (c *collector) take(ctx context.Context, records []*sarama.ConsumerMessage) {
-	for part := range slices.Chunk(records, c.batches.Max) {
+func (c *collector) take(ctx context.Context, p piece) {
+	for rest := p; rest.len() > 0; {
+		p, rest = rest.cut(min(c.batches.Max, rest.len()))
 		select {
-		case c.in <- part:
+		case c.in <- p:
 		case <-ctx.Done():
 			return
 		}
@@ -97,23 +97,26 @@ type batch struct {
 	ends   map[int32]int64 // by partition
 }
 
-func (c *collector) add(b *batch, records []*sarama.ConsumerMessage) {
-	for _, r := range records {
+func (c *collector) add(b *batch, p piece) {
+	for _, r := range p.records {
 		if e, err := Decode(r); err != nil {
 			c.batches.broken(r, err)
 		} else {
 			b.events = append(b.events, e)
 		}
 	}
-	last := records[len(records)-1]
-	b.ends[last.Partition] = last.Offset + 1
+	for _, e := range p.events {
+		b.events = append(b.events, *e)
+	}
+	partition, end := p.end()
+	b.ends[partition] = end
 }
 
 func (c *collector) work(ctx context.Context) {
 	for {
 		select {
 		case more := <-c.in:
-			for more != nil {
+			for more.len() > 0 {
 				var b batch
 				b, more = c.fill(ctx, more)
 				if !c.flush(ctx, b) {
@@ -129,7 +132,7 @@ func (c *collector) work(ctx context.Context) {
 
 // fill collects until the batch has lingered long enough, or there comes something
 // for which there is no room: that begins the next batch.
-func (c *collector) fill(ctx context.Context, first []*sarama.ConsumerMessage) (b batch, over []*sarama.ConsumerMessage) {
+func (c *collector) fill(ctx context.Context, first piece) (b batch, over piece) {
 	b = c.empty()
 	c.add(&b, first)
 	lingered := time.NewTimer(c.linger())
@@ -137,17 +140,17 @@ func (c *collector) fill(ctx context.Context, first []*sarama.ConsumerMessage) (
 	for len(b.events) < c.batches.Max {
 		select {
 		case next := <-c.in:
-			if len(b.events)+len(next) > c.batches.Max {
+			if len(b.events)+next.len() > c.batches.Max {
 				return b, next
 			}
 			c.add(&b, next)
 		case <-lingered.C:
-			return b, nil
+			return b, piece{}
 		case <-ctx.Done():
-			return b, nil
+			return b, piece{}
 		}
 	}
-	return b, nil
+	return b, piece{}
 }
 
 // empty gives the room of the last batch, which nobody looks at any more.

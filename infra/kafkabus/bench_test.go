@@ -9,6 +9,7 @@ import (
 
 	"cartwright/domain/event"
 	"cartwright/infra/bustest"
+	"cartwright/infra/cputime"
 	"cartwright/infra/kafkabus"
 )
 
@@ -73,6 +74,55 @@ func benchConsume(b *testing.B, open func(testing.TB) *bed) {
 				}
 			}
 			perSecond(b, streams*each)
+		})
+	}
+}
+
+// BenchmarkRelayed is what it takes to publish 50 events and to have two groups of
+// the same process read them.
+func BenchmarkRelayed(b *testing.B) {
+	for way, bus := range map[string]*broker{"brokers": openBroker(b), "shortcut": openShort(b)} {
+		b.Run("way="+way, func(b *testing.B) {
+			const size, groups = 50, 2
+			ctx, cancel := context.WithCancel(b.Context())
+			read, done := make(chan int), make(chan error, groups)
+			for g := range groups {
+				r := kafkabus.Batches{Config: bus.config(fmt.Sprintf("%s-%d", way, g)), Spacing: time.Millisecond}
+				go func() {
+					done <- r.Run(ctx, func(ctx context.Context, batch []event.Recorded) error {
+						select {
+						case read <- len(batch):
+						case <-ctx.Done():
+						}
+						return nil
+					})
+				}()
+			}
+			p := publisher(b, bus.config(""))
+			events := bustest.Events(size, 1, 1)
+			round := func() {
+				if err := p.Publish(ctx, events); err != nil {
+					b.Fatal(err)
+				}
+				for left := groups * size; left > 0; {
+					left -= <-read
+				}
+			}
+			for range 20 { // they join, and take to the shortcut
+				round()
+			}
+			b.ReportAllocs()
+			report := cputime.Counted(b, "batch")
+			for b.Loop() {
+				round()
+			}
+			report()
+			cancel()
+			for range groups {
+				if err := <-done; err != nil {
+					b.Fatal(err)
+				}
+			}
 		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,6 +49,13 @@ func (b *bed) config(group string) kafkabus.Config {
 	if group != "" {
 		c.Group = c.Topic + "." + group // others use the broker, too
 	}
+	return c
+}
+
+// apart is how another process has it.
+func (b *bed) apart() kafkabus.Config {
+	c := b.Config
+	c.Shortcut = nil
 	return c
 }
 
@@ -141,7 +149,7 @@ func (b *bed) bus(t *testing.T) bustest.Bus {
 	m := &meters{bed: b, t: t}
 	return bustest.Bus{
 		Publish: publisher(t, b.config("")).Publish,
-		Second:  publisher(t, b.config("")).Publish,
+		Second:  publisher(t, b.apart()).Publish,
 		Read: func(ctx context.Context, group string, handle bustest.Handler) error {
 			return kafkabus.Batches{Config: b.config(group)}.Run(ctx, handle)
 		},
@@ -188,8 +196,9 @@ func meter(t *testing.T, b *bed, group string) *kafkabus.Meter {
 // A broker is an embedded one that can be stopped and started on its folder.
 type broker struct {
 	bed
-	node *kafkanode.Node
-	opts kafkanode.Options
+	node    *kafkanode.Node
+	running atomic.Pointer[kafkanode.Node] // the same, for who asks while it is stopped and started
+	opts    kafkanode.Options
 }
 
 func openBroker(tb testing.TB) *broker {
@@ -209,6 +218,14 @@ func open(tb testing.TB) *bed {
 	return &openBroker(tb).bed
 }
 
+// openShort gives a broker whose publishers and readers have a shortcut.
+func openShort(tb testing.TB) *broker {
+	tb.Helper()
+	b := openBroker(tb)
+	b.Shortcut = kafkabus.NewShortcut(func() []int64 { return b.running.Load().Ends() })
+	return b
+}
+
 func logger() *slog.Logger {
 	if os.Getenv("BUS_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
@@ -224,6 +241,7 @@ func (b *broker) start(tb testing.TB) {
 		tb.Fatalf("open broker: %v", err)
 	}
 	b.node = node
+	b.running.Store(node)
 	_, port, err := net.SplitHostPort(node.Addr())
 	if err == nil {
 		b.opts.Port, err = strconv.Atoi(port)
@@ -259,11 +277,26 @@ func TestConformance(t *testing.T) {
 	bustest.Run(t, func(t *testing.T) bustest.Bus { t.Helper(); return open(t).bus(t) })
 }
 
+func TestConformanceOnAShortcut(t *testing.T) {
+	t.Parallel()
+	bustest.Run(t, func(t *testing.T) bustest.Bus { t.Helper(); return openShort(t).bus(t) })
+}
+
 func TestOutages(t *testing.T) {
 	t.Parallel()
+	outages(t, openBroker)
+}
+
+func TestOutagesOnAShortcut(t *testing.T) {
+	t.Parallel()
+	outages(t, openShort)
+}
+
+func outages(t *testing.T, open func(testing.TB) *broker) {
+	t.Helper()
 	bustest.Outages(t, time.Second, func(t *testing.T) bustest.Broker {
 		t.Helper()
-		b := openBroker(t)
+		b := open(t)
 		return bustest.Broker{
 			Bus:   b.bus(t),
 			Stop:  func(t *testing.T) { t.Helper(); b.stop(t) },

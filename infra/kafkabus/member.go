@@ -8,16 +8,50 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+
+	"cartwright/domain/event"
 )
 
 // A session is what a member does with its partitions between two rebalances.
 type session interface {
-	// take hands over records of one partition in their order. It may block,
-	// until ctx ends; then the records are not taken.
-	take(ctx context.Context, records []*sarama.ConsumerMessage)
+	// take hands over what has come of one partition, in its order. It may block,
+	// until ctx ends; then it is not taken.
+	take(ctx context.Context, p piece)
 	// wait returns when nothing works on records any more. The session's context
 	// has ended by then.
 	wait()
+}
+
+// A piece is what has come of one partition at once: records as brokers have sent
+// them, or else events as this process has published them.
+type piece struct {
+	records []*sarama.ConsumerMessage
+
+	partition int32
+	offset    int64 // of the first event
+	events    []*event.Recorded
+}
+
+func (p piece) len() int { return len(p.records) + len(p.events) }
+
+// end is the partition, and the offset behind the last of the piece.
+func (p piece) end() (partition int32, offset int64) {
+	if len(p.records) == 0 {
+		return p.partition, p.offset + int64(len(p.events))
+	}
+	last := p.records[len(p.records)-1]
+	return last.Partition, last.Offset + 1
+}
+
+// cut gives the first n of a piece that has more, and the rest.
+func (p piece) cut(n int) (first, rest piece) {
+	first, rest = p, p
+	if len(p.records) > 0 {
+		first.records, rest.records = p.records[:n], p.records[n:]
+		return first, rest
+	}
+	first.events, rest.events, rest.offset = p.events[:n], p.events[n:], p.offset+int64(n)
+	return first, rest
 }
 
 // A member of a consumer group.
@@ -87,7 +121,7 @@ func (m *member) join(ctx context.Context, p *pause) (err error) {
 // consume is one session. An error means that the group can't be used any more.
 func (m *member) consume(ctx context.Context, client sarama.Client, group sarama.ConsumerGroup, p *pause) error {
 	began := time.Now()
-	err := group.Consume(ctx, []string{m.config.Topic}, &handler{member: m, client: client})
+	err := group.Consume(ctx, []string{m.config.Topic}, &handler{member: m, client: client, group: group})
 	if errors.Is(err, sarama.ErrClosedConsumerGroup) {
 		return fmt.Errorf("consume: %w", err)
 	}
@@ -116,6 +150,7 @@ func whatever(err error) error {
 type handler struct {
 	member   *member
 	client   sarama.Client
+	group    sarama.ConsumerGroup
 	session  session
 	replaced chan struct{} // closed when the topic is another one
 	watching sync.WaitGroup
@@ -134,6 +169,9 @@ func (h *handler) Setup(s sarama.ConsumerGroupSession) error {
 	m.trouble.over(m.doing())
 	h.replaced = make(chan struct{})
 	h.watching.Go(func() { h.watch(s.Context(), id) })
+	if short := m.config.Shortcut; short != nil {
+		h.watching.Go(func() { short.watch(s.Context()) })
+	}
 	h.session = m.open(s.Context(), marker{s, m.config.Topic, id})
 	return nil
 }
@@ -148,12 +186,21 @@ func (h *handler) Cleanup(sarama.ConsumerGroupSession) error {
 	return nil
 }
 
-// ConsumeClaim implements sarama.ConsumerGroupHandler. It hands over what has
-// arrived together: a channel operation for each record would cost more than
-// the record.
+// ConsumeClaim implements sarama.ConsumerGroupHandler. When it returns the session
+// ends, and the next one begins with what brokers have behind what was marked.
 func (h *handler) ConsumeClaim(s sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
-	ctx, arrived := s.Context(), claim.Messages()
-	for {
+	if short := h.fetch(s.Context(), claim); short != nil {
+		defer short.leave()
+		h.follow(s.Context(), claim, short)
+	}
+	return nil
+}
+
+// fetch hands over what brokers send until the session ends, or there is a
+// shortcut to what comes next. What has arrived together is handed over at once: a
+// channel operation for each record would cost more than the record.
+func (h *handler) fetch(ctx context.Context, claim sarama.ConsumerGroupClaim) *shortReader {
+	for arrived := claim.Messages(); ; {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -163,7 +210,41 @@ func (h *handler) ConsumeClaim(s sarama.ConsumerGroupSession, claim sarama.Consu
 			if !ok {
 				return nil
 			}
-			h.session.take(ctx, together(r, arrived))
+			p := piece{records: together(r, arrived)}
+			h.session.take(ctx, p)
+			if short, ok := h.member.config.Shortcut.join(p.end()); ok {
+				return short
+			}
+		}
+	}
+}
+
+// follow hands over what comes by the shortcut, until the session ends or there is
+// something that does not come that way. Brokers are not asked meanwhile; what they
+// had been asked for before is not looked at.
+func (h *handler) follow(ctx context.Context, claim sarama.ConsumerGroupClaim, short *shortReader) {
+	mine := map[string][]int32{claim.Topic(): {claim.Partition()}}
+	h.group.Pause(mine)
+	defer h.group.Resume(mine) // it would be remembered for the next session
+	for {
+		events, offset, ok := short.read()
+		if !ok {
+			return
+		}
+		if len(events) > 0 {
+			h.session.take(ctx, piece{partition: claim.Partition(), offset: offset, events: events})
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.replaced:
+			return
+		case _, open := <-claim.Messages():
+			if !open {
+				return
+			}
+		case <-short.news:
 		}
 	}
 }

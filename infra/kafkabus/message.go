@@ -153,6 +153,19 @@ func Decode(m *sarama.ConsumerMessage) (event.Recorded, error) {
 	return e, complete(&e)
 }
 
+// message gives an event that was published as brokers would send it, but for
+// where it stands.
+func (c *Config) message(e *event.Recorded) *sarama.ConsumerMessage {
+	r := (&encoder{source: c.Source}).encode(e)
+	return &sarama.ConsumerMessage{Key: r.Key, Value: r.Value, Headers: r.Headers}
+}
+
+// asRead gives an event that was published as Decode would give it.
+func asRead(e event.Recorded) event.Recorded {
+	e.At, e.Created = e.At.UTC(), e.Created.UTC()
+	return e
+}
+
 // typeOf is the name of the event that a record carries, or of what it carries
 // instead of one; nil without a name.
 func typeOf(m *sarama.ConsumerMessage) []byte {

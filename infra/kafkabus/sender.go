@@ -62,6 +62,9 @@ func (s *sender) send(events []event.Recorded) error {
 			r = s.newRound()
 		}
 		r.add(partition, record, size, now)
+		if r.events != nil {
+			r.events[partition] = append(r.events[partition], &events[i])
+		}
 	}
 	return r.send()
 }
@@ -70,12 +73,17 @@ func (s *sender) send(events []event.Recorded) error {
 type round struct {
 	*sender
 	batches map[int32]*sarama.RecordBatch
+	events  map[int32][]*event.Recorded // what they are made of, for the shortcut
 	sizes   map[int32]int
 	size    int
 }
 
 func (s *sender) newRound() *round {
-	return &round{s, make(map[int32]*sarama.RecordBatch, s.partitions), make(map[int32]int, s.partitions), 0}
+	r := &round{s, make(map[int32]*sarama.RecordBatch, s.partitions), nil, make(map[int32]int, s.partitions), 0}
+	if s.config.Shortcut != nil {
+		r.events = make(map[int32][]*event.Recorded, s.partitions)
+	}
+	return r
 }
 
 // hasRoom is true for the first record whatever its size: the broker decides.
@@ -171,6 +179,9 @@ func (r *round) settle(a answer) error {
 	for partition, block := range a.said.Blocks[r.config.Topic] {
 		if errors.Is(block.Err, sarama.ErrNoError) {
 			delete(r.batches, partition)
+			if r.events != nil {
+				r.config.Shortcut.published(partition, block.Offset, r.events[partition])
+			}
 			continue
 		}
 		failed++

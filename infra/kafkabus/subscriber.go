@@ -80,8 +80,8 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		return nil, errors.New("subscriber is closed")
 	}
 	config := s.config
-	if topic != "" {
-		config.Topic = topic
+	if topic != "" && topic != config.Topic {
+		config.Topic, config.Shortcut = topic, nil // that is of one topic
 	}
 	out := make(chan *message.Message)
 	m := &member{config: config, trouble: newTrouble(config.Log)}
@@ -157,7 +157,7 @@ type delivery struct {
 // A parcel is a record on its way.
 type parcel struct {
 	event  event.Recorded
-	record *sarama.ConsumerMessage
+	record *sarama.ConsumerMessage // of which only its value and headers count
 	done   func()
 }
 
@@ -180,17 +180,27 @@ func newDelivery(ctx context.Context, s *Subscriber, c Config, at marker, out ch
 
 func (d *delivery) wait() { d.lanes.Wait() }
 
-func (d *delivery) take(ctx context.Context, records []*sarama.ConsumerMessage) {
-	for _, r := range records {
-		if !d.accept(ctx, r) {
+func (d *delivery) take(ctx context.Context, p piece) {
+	for _, r := range p.records {
+		e, wanted := d.open(r)
+		if !d.accept(ctx, parcel{event: e, record: r}, r.Partition, r.Offset, wanted) {
+			return
+		}
+	}
+	for i, e := range p.events {
+		wanted := d.types[e.Name] && d.wants(*e)
+		in := parcel{}
+		if wanted {
+			in = parcel{event: *e, record: d.config.message(e)}
+		}
+		if !d.accept(ctx, in, p.partition, p.offset+int64(i), wanted) {
 			return
 		}
 	}
 }
 
-// accept reports whether the record was taken, which it is not if ctx ends first.
-func (d *delivery) accept(ctx context.Context, r *sarama.ConsumerMessage) bool {
-	e, wanted := d.open(r)
+// accept reports whether the parcel was taken, which it is not if ctx ends first.
+func (d *delivery) accept(ctx context.Context, p parcel, partition int32, offset int64, wanted bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for d.waiting >= waitingMax && ctx.Err() == nil {
@@ -199,12 +209,12 @@ func (d *delivery) accept(ctx context.Context, r *sarama.ConsumerMessage) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	done := d.track(r)
+	p.done = d.track(partition, offset)
 	if !wanted {
-		done()
+		p.done()
 		return true
 	}
-	d.enqueue(ctx, parcel{e, r, done})
+	d.enqueue(ctx, p)
 	return true
 }
 
@@ -224,16 +234,16 @@ func (d *delivery) open(r *sarama.ConsumerMessage) (e event.Recorded, wanted boo
 
 // track notes a record as begun. What it gives, called with mu held, notes it as
 // done and marks what is done without a gap.
-func (d *delivery) track(r *sarama.ConsumerMessage) func() {
-	p, ok := d.progress[r.Partition]
+func (d *delivery) track(partition int32, offset int64) func() {
+	p, ok := d.progress[partition]
 	if !ok {
 		p = &progress{}
-		d.progress[r.Partition] = p
+		d.progress[partition] = p
 	}
-	entry := p.begin(r.Offset)
+	entry := p.begin(offset)
 	return func() {
 		if end, ok := p.finish(entry); ok {
-			d.marker.mark(r.Partition, end)
+			d.marker.mark(partition, end)
 		}
 	}
 }

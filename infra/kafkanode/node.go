@@ -265,6 +265,16 @@ func (n *Node) promise(next promises) error {
 	return nil
 }
 
+// Ends are where the topic's partitions end now; nil when the node is closed.
+func (n *Node) Ends() []int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil
+	}
+	return n.ends()
+}
+
 func (n *Node) ends() []int64 {
 	ends := make([]int64, n.opts.Partitions)
 	for _, p := range n.broker.PartitionInfos(n.opts.Topic) {

@@ -524,6 +524,23 @@ func TestOnlyWhatEveryGroupHasReadIsTrimmed(t *testing.T) {
 	}
 }
 
+func TestEndsAreThoseOfThePartitionsUntilTheNodeIsClosed(t *testing.T) {
+	n := open(t, options(t.TempDir()))
+	c := client(t, n)
+	publish(t, c, 1, 200)
+	got := n.Ends()
+	for partition, want := range ends(t, c) {
+		if got[partition] != want {
+			t.Errorf("partition %d ends at %d, not %d", partition, got[partition], want)
+		}
+	}
+	c.Close()
+	shut(t, n)
+	if got := n.Ends(); got != nil {
+		t.Errorf("a closed node has ends: %v", got)
+	}
+}
+
 func TestSyncAfterCloseFails(t *testing.T) {
 	n := open(t, options(t.TempDir()))
 	shut(t, n)
