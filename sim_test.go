@@ -181,7 +181,7 @@ func (s *simulation) react(ctx context.Context, e event.Recorded) {
 
 // step does something that somebody might do.
 func (s *simulation) step(ctx context.Context) {
-	switch s.roll(10) {
+	switch s.roll(11) {
 	case 0, 1, 2:
 		s.checkout(ctx)
 	case 3, 4:
@@ -199,6 +199,10 @@ func (s *simulation) step(ctx context.Context) {
 		s.pass(time.Duration(s.roll(20)) * time.Minute)
 		timers := commands.Timers{Shop: s.shop, Deadlines: dues{s.views.deadlines}, Log: slog.New(slog.DiscardHandler)}
 		_ = timers.Fire(ctx) // what fails is still due
+	case 10:
+		divide := inventory.Divide{Shards: 2 + s.roll(3)}
+		sku := s.skus[1+s.roll(len(s.skus)-1)] // the first stays whole
+		s.try(func(r commands.Request) error { _, err := s.shop.Inventory(ctx, r, sku, divide); return err })
 	}
 }
 
@@ -323,14 +327,33 @@ func (s *simulation) checkStock(ctx context.Context, orders map[string]order.Ord
 		}
 	}
 	for _, sku := range s.skus {
-		docs, err := s.views.stock.Get(ctx, []string{"inventory-" + sku})
-		s.must(err)
-		st := docs["inventory-"+sku].Body
+		st := s.stock(ctx, sku)
 		if st.Held != 0 || st.Allocated != allocated[sku] || st.OnHand != simulatedStock-gone[sku] {
 			s.tb.Errorf("%s: on hand %d, held %d, allocated %d; want %d, 0, %d",
 				sku, st.OnHand, st.Held, st.Allocated, simulatedStock-gone[sku], allocated[sku])
 		}
 	}
+}
+
+// stock is what the views say of all shards of a SKU together.
+func (s *simulation) stock(ctx context.Context, sku string) projections.Stock {
+	s.tb.Helper()
+	var streams []string
+	for k := range inventory.MaxShards {
+		streams = append(streams, "inventory-"+domain.StockID(sku, k))
+	}
+	docs, err := s.views.stock.Get(ctx, streams)
+	s.must(err)
+	var sum projections.Stock
+	for _, doc := range docs {
+		sum.OnHand += doc.Body.OnHand
+		sum.Held += doc.Body.Held
+		sum.Allocated += doc.Body.Allocated
+	}
+	if len(docs) > 1 {
+		s.tb.Logf("%s is in %d shards", sku, len(docs))
+	}
+	return sum
 }
 
 // checkMoney: escrow has what was paid and not given back, buyers have the rest.

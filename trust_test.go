@@ -141,7 +141,7 @@ func TestStaleAnswersAreFoundAndLateOnesAskedForAgain(t *testing.T) {
 	slow := liar(t, s, func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
 		mu.Lock()
 		asked[r.Header.Get("Cartwright-Token")+r.URL.Path]++
-		first := asked[r.Header.Get("Cartwright-Token")+r.URL.Path] == 1
+		first := asked[r.Header.Get("Cartwright-Token")+r.URL.Path]%2 == 1 // the same may be asked for twice
 		mu.Unlock()
 		if !first || strings.HasPrefix(r.URL.Path, "/v1/orders/") {
 			honest.ServeHTTP(w, r)

@@ -11,8 +11,8 @@ import (
 
 // A batch is what was decided for the calls of one round.
 type batch[S, C, E any] struct {
-	decided []*decision[S, C, E]
-	byCause map[string]*decision[S, C, E]
+	decided []decision[S, C, E]           // never grown, so that pointers to them are good
+	byCause map[string]*decision[S, C, E] // nil for a call that is alone
 	records []event.Recorded
 	bytes   int
 	rest    []*call[S, C, E] // no room for these
@@ -26,7 +26,10 @@ func (l *lane[S, C, E]) decideAll(calls []*call[S, C, E]) (*batch[S, C, E], erro
 		f.ahead, f.synced = d.Clone(f.state), true
 	}
 	f.turns.decides(f.at)
-	b := &batch[S, C, E]{byCause: make(map[string]*decision[S, C, E], len(calls))}
+	b := &batch[S, C, E]{decided: make([]decision[S, C, E], 0, len(calls))}
+	if len(calls) > 1 {
+		b.byCause = make(map[string]*decision[S, C, E], len(calls))
+	}
 	few := f.turns.few(len(calls))
 	l.cut = false
 	for i, c := range calls {
@@ -44,8 +47,8 @@ func (l *lane[S, C, E]) decideAll(calls []*call[S, C, E]) (*batch[S, C, E], erro
 // decideOne adds what c causes to b.
 func (l *lane[S, C, E]) decideOne(b *batch[S, C, E], c *call[S, C, E]) error {
 	f := l.fold
-	x := &decision[S, C, E]{call: c, from: f.at + event.Revision(len(b.records)) + 1}
-	b.decided = append(b.decided, x)
+	b.decided = append(b.decided, decision[S, C, E]{call: c, from: f.at + event.Revision(len(b.records)) + 1})
+	x := &b.decided[len(b.decided)-1]
 	c.done, c.err, c.copyOf = Done[E]{Revision: x.from - 1}, nil, nil
 	if c.kind == look {
 		return nil
@@ -107,8 +110,14 @@ func (l *lane[S, C, E]) add(b *batch[S, C, E], x *decision[S, C, E], events []E)
 		}
 	}
 	x.events = events
-	b.records, b.bytes = append(b.records, records...), b.bytes+bytes
-	b.byCause[meta.Cause] = x
+	if b.bytes += bytes; b.records == nil {
+		b.records = records
+	} else {
+		b.records = append(b.records, records...)
+	}
+	if b.byCause != nil {
+		b.byCause[meta.Cause] = x
+	}
 	x.call.done = Done[E]{Revision: x.from + event.Revision(len(events)) - 1, Events: events}
 	return nil
 }

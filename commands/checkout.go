@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -59,20 +58,21 @@ func (s *Shop) Checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	if r.Correlation == "" {
 		r.Correlation = string(c.Order)
 	}
-	if _, tried := s.begun.GetIfPresent(string(c.Order)); tried {
+	if s.tried(r.Cause, c.Order) {
 		if p, found, rerr := s.recallPlaced(ctx, r, c.Order); found || rerr != nil {
 			return p, rerr
 		}
 	}
-	s.begun.Set(string(c.Order), struct{}{})
 	p, err := s.insist(ctx, r, c)
 	if sold, ok := errors.AsType[*soldOutError](err); ok {
 		return Placed{}, sold.refusal // and it was not carried out before
 	}
 	if err == nil {
 		s.remember(ctx, r.Cause, c.Order)
+		return p, nil
 	}
-	if err == nil || domain.CodeOf(err) == "" || domain.CodeOf(err) == domain.Unavailable {
+	s.failed.Set(string(c.Order), struct{}{})
+	if domain.CodeOf(err) == "" || domain.CodeOf(err) == domain.Unavailable {
 		return p, err
 	}
 	// It is refused now; but it may have been carried out before.
@@ -80,6 +80,16 @@ func (s *Shop) Checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 		return p, rerr
 	}
 	return Placed{}, err
+}
+
+// tried says whether this process has dealt with the checkout before: then it may
+// stand, and is looked for first.
+func (s *Shop) tried(cause string, id orderid.ID) bool {
+	if _, placed := s.placed.GetIfPresent(cause); placed {
+		return true
+	}
+	_, failed := s.failed.GetIfPresent(string(id))
+	return failed
 }
 
 // insist runs a checkout again when the same request, running in another
@@ -101,6 +111,9 @@ func (s *Shop) insist(ctx context.Context, r Request, c Checkout) (Placed, error
 
 // turn lets one request at a time deal with a checkout.
 func (s *Shop) turn(ctx context.Context, checkout string) (free func(), err error) {
+	if free = s.busy.take(checkout); free != nil {
+		return free, nil // as most often, and at no cost of a timer
+	}
 	wait, cancel := context.WithTimeout(ctx, waitForTurn)
 	defer cancel()
 	free, err = s.busy.lock(wait, checkout)
@@ -111,6 +124,22 @@ func (s *Shop) turn(ctx context.Context, checkout string) (free func(), err erro
 		}
 	}
 	return free, err
+}
+
+// take is lock for whoever does not wait: nil if the key is somebody's.
+func (k *keyedLocks) take(key string) (free func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.locks[key] != nil {
+		return nil
+	}
+	l := &keyedLock{turn: make(chan struct{}, 1), users: 1}
+	l.turn <- struct{}{}
+	if k.locks == nil {
+		k.locks = map[string]*keyedLock{}
+	}
+	k.locks[key] = l
+	return func() { <-l.turn; k.leave(key, l) }
 }
 
 func checkCart(c Checkout) error {
@@ -134,7 +163,8 @@ func checkCart(c Checkout) error {
 }
 
 func (s *Shop) checkout(ctx context.Context, r Request, c Checkout) (Placed, error) {
-	priced, err := s.price(ctx, c)
+	names := skus(c.Items)
+	priced, err := s.price(ctx, c, names)
 	if err != nil {
 		return Placed{}, err
 	}
@@ -142,18 +172,20 @@ func (s *Shop) checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	if err != nil {
 		return Placed{}, err
 	}
-	if err = s.soldOut(c, place.Attempt); err != nil {
+	if err = s.soldOut(c, names, place.Attempt); err != nil {
 		return Placed{}, err
 	}
 	if err = s.sealer.Admit(ctx, c.Buyer); err != nil {
 		return Placed{}, fmt.Errorf("ask for the key of %s: %w", c.Order, err)
 	}
-	if err = s.holdAll(ctx, r, c, place.Attempt); err != nil {
+	held, err := s.holdAll(ctx, r, c, names, place.Attempt)
+	if err != nil {
 		return Placed{}, err
 	}
+	place = inShards(place, held)
 	// Behind the holds: who gets none leaves no key of a new buyer in the log.
 	if place.Address, err = s.sealer.Seal(ctx, c.Buyer, c.Address); err != nil {
-		s.letGo(ctx, place.Attempt, c.Order, skus(c.Items))
+		s.letGo(ctx, place.Attempt, c.Order, held)
 		return Placed{}, fmt.Errorf("seal the address of %s: %w", c.Order, err)
 	}
 	r.completes = true
@@ -162,7 +194,7 @@ func (s *Shop) checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	case err != nil && domain.CodeOf(err) == "", domain.CodeOf(err) == domain.Unavailable:
 		return Placed{}, err // it may yet stand, so its holds stay until the timer finds out
 	case err != nil, done.Repeated:
-		s.letGo(ctx, place.Attempt, c.Order, skus(c.Items))
+		s.letGo(ctx, place.Attempt, c.Order, held)
 	}
 	if err != nil {
 		return Placed{}, err
@@ -248,33 +280,46 @@ func sum(lines []order.Line) (total int64) {
 	return total
 }
 
-// price looks every SKU's offer up, as it is now.
-func (s *Shop) price(ctx context.Context, c Checkout) (map[string]catalog.Offer, error) {
-	wanted := skus(c.Items)
-	offers := make([]catalog.Offer, len(wanted))
-	g, gctx := errgroup.WithContext(ctx)
-	for i, sku := range wanted {
-		g.Go(func() error {
-			return s.offers.Look(gctx, sku, func(o catalog.Offer, _ event.Revision) {
-				offers[i] = catalog.Offer{Snapshot: o.Snapshot, Digest: o.Digest, OnSale: o.OnSale}
-			})
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	priced := make(map[string]catalog.Offer, len(wanted))
-	for i, sku := range wanted {
-		priced[sku] = offers[i]
-	}
-	return priced, checkOffers(c, priced)
+// prices are the offers of a cart's SKUs.
+type prices struct {
+	names  []string // in order
+	offers []catalog.Offer
 }
 
-func checkOffers(c Checkout, priced map[string]catalog.Offer) error {
-	currency := priced[c.Items[0].SKU].Snapshot.Currency
+func (p prices) of(sku string) *catalog.Offer {
+	i, _ := slices.BinarySearch(p.names, sku)
+	return &p.offers[i]
+}
+
+// price looks every SKU's offer up, as it is now.
+func (s *Shop) price(ctx context.Context, c Checkout, names []string) (prices, error) {
+	p := prices{names: names, offers: make([]catalog.Offer, len(names))}
+	look := func(ctx context.Context, i int) error {
+		return s.offers.Look(ctx, names[i], func(o catalog.Offer, _ event.Revision) {
+			p.offers[i] = catalog.Offer{Snapshot: o.Snapshot, Digest: o.Digest, OnSale: o.OnSale}
+		})
+	}
+	if len(names) == 1 { // most carts are of one thing, and need no goroutine for it
+		if err := look(ctx, 0); err != nil {
+			return prices{}, err
+		}
+		return p, checkOffers(c, p)
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for i := range names {
+		g.Go(func() error { return look(gctx, i) })
+	}
+	if err := g.Wait(); err != nil {
+		return prices{}, err
+	}
+	return p, checkOffers(c, p)
+}
+
+func checkOffers(c Checkout, priced prices) error {
+	currency := priced.of(c.Items[0].SKU).Snapshot.Currency
 	for i, item := range c.Items {
 		var e *domain.Error
-		switch o := priced[item.SKU]; {
+		switch o := priced.of(item.SKU); {
 		case o.Digest == "":
 			e = domain.Refuse(domain.NotFound, "unknown_sku", "Nothing is offered as %s.", item.SKU)
 		case !o.OnSale:
@@ -292,37 +337,38 @@ func checkOffers(c Checkout, priced map[string]catalog.Offer) error {
 
 // split makes one order for each seller. The first seller's gets the id that
 // was given, the others get ids drawn now, which the first one records.
-func (s *Shop) split(ctx context.Context, r Request, c Checkout, priced map[string]catalog.Offer) (order.Place, error) {
+func (s *Shop) split(ctx context.Context, r Request, c Checkout, priced prices) (order.Place, error) {
 	var sellers []string
-	lines := map[string][]order.Line{}
+	var lines [][]order.Line // of each of them
 	for _, item := range c.Items {
-		o := priced[item.SKU]
-		seller := o.Snapshot.Seller
-		if lines[seller] == nil {
-			sellers = append(sellers, seller)
+		o := priced.of(item.SKU)
+		at := slices.Index(sellers, o.Snapshot.Seller)
+		if at < 0 {
+			at = len(sellers)
+			sellers, lines = append(sellers, o.Snapshot.Seller), append(lines, nil)
 		}
-		lines[seller] = append(lines[seller], order.Line{
-			Line: len(lines[seller]) + 1, SKU: item.SKU, Title: o.Snapshot.Title, Offer: o.Digest,
+		lines[at] = append(lines[at], order.Line{
+			Line: len(lines[at]) + 1, SKU: item.SKU, Title: o.Snapshot.Title, Offer: o.Digest,
 			Quantity: item.Quantity, UnitPrice: o.Snapshot.UnitPrice, Freight: o.Snapshot.Freight,
 		})
 	}
-	currency := priced[c.Items[0].SKU].Snapshot.Currency
-	if err := checkTotal(c, slices.Collect(maps.Values(lines)), currency); err != nil {
+	currency := priced.of(c.Items[0].SKU).Snapshot.Currency
+	if err := checkTotal(c, lines, currency); err != nil {
 		return order.Place{}, err
 	}
 	place := order.Place{
 		Order: string(c.Order), Checkout: string(c.Order), Buyer: c.Buyer, Seller: sellers[0], Currency: currency,
-		Lines: lines[sellers[0]], Attempt: uuid.NewString(),
+		Lines: lines[0], Attempt: uuid.NewString(),
 	}
 	if r.At.IsZero() { // what an import places in the past has no deadline
 		place.Deadline = s.now().Add(s.payWithin).UTC().Truncate(time.Millisecond)
 	}
-	for _, seller := range sellers[1:] {
+	for i, seller := range sellers[1:] {
 		id, err := s.drawUnused(ctx, c.Buyer)
 		if err != nil {
 			return order.Place{}, err
 		}
-		place.Siblings = append(place.Siblings, order.Sibling{Order: string(id), Seller: seller, Lines: lines[seller], At: r.At})
+		place.Siblings = append(place.Siblings, order.Sibling{Order: string(id), Seller: seller, Lines: lines[i+1], At: r.At})
 	}
 	return place, nil
 }
@@ -345,15 +391,9 @@ func (s *Shop) drawUnused(ctx context.Context, buyer string) (orderid.ID, error)
 
 func checkTotal(c Checkout, lines [][]order.Line, currency string) error {
 	var total int64
-	for _, l := range slices.Concat(lines...) {
-		unit, err := money.Add(l.UnitPrice, l.Freight)
-		if err == nil {
-			unit, err = money.Mul(unit, l.Quantity)
-		}
-		if err == nil {
-			total, err = money.Add(total, unit)
-		}
-		if err != nil {
+	for _, some := range lines {
+		var err error
+		if total, err = addLines(total, some); err != nil {
 			return &domain.Error{Code: domain.Invalid, Reason: "amount_overflow", Detail: "The total is too large.", Err: err}
 		}
 	}
@@ -366,6 +406,22 @@ func checkTotal(c Checkout, lines [][]order.Line, currency string) error {
 		return domain.Refuse(domain.Conflict, "price_changed", "The total is %d now, not %d.", total, x.Amount)
 	}
 	return nil
+}
+
+func addLines(total int64, lines []order.Line) (int64, error) {
+	for _, l := range lines {
+		unit, err := money.Add(l.UnitPrice, l.Freight)
+		if err == nil {
+			unit, err = money.Mul(unit, l.Quantity)
+		}
+		if err == nil {
+			total, err = money.Add(total, unit)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return total, nil
 }
 
 // skus lists the SKUs of a cart once each, in order: two carts that want the
@@ -388,35 +444,58 @@ func quantities(items []Item) map[string]int64 {
 	return want
 }
 
-// holdAll holds what the cart wants, all or nothing.
-func (s *Shop) holdAll(ctx context.Context, r Request, c Checkout, attempt string) error {
-	names, want := skus(c.Items), quantities(c.Items)
-	errs := make([]error, len(names))
+// holdAll holds what the cart wants, all or nothing, and says in which stocks.
+func (s *Shop) holdAll(ctx context.Context, r Request, c Checkout, names []string, attempt string) (held []string, err error) {
+	if len(names) == 1 {
+		return s.holdOnly(ctx, r, c, names, attempt)
+	}
+	return s.holdEach(ctx, r, c, names, attempt)
+}
+
+// holdEach is holdAll for a cart of several things, all asked for at once.
+func (s *Shop) holdEach(ctx context.Context, r Request, c Checkout, names []string, attempt string) (held []string, err error) {
+	want := quantities(c.Items)
+	errs, stocks := make([]error, len(names)), make([]string, len(names))
 	var g errgroup.Group
 	for i, sku := range names {
 		g.Go(func() error {
-			errs[i] = s.hold(ctx, r, c.Buyer, sku, inventory.Hold{Order: string(c.Order), Attempt: attempt, Quantity: want[sku]})
+			stocks[i], errs[i] = s.hold(ctx, r, c.Buyer, sku, inventory.Hold{Order: string(c.Order), Attempt: attempt, Quantity: want[sku]})
 			return nil
 		})
 	}
 	_ = g.Wait() // the goroutines keep their errors apart
-	var taken []string
 	var refused error
 	for i, sku := range names {
 		if errs[i] == nil {
-			taken = append(taken, sku)
+			held = append(held, stocks[i])
 		} else if refused == nil {
 			refused = refusedItem(c, sku, errs[i])
 		}
 	}
 	if refused == nil {
-		return nil
+		return held, nil
 	}
 	if ctx.Err() != nil {
-		taken = names // some may have been taken without our hearing of it
+		held = s.allShards(names) // some may have been taken without our hearing of it
 	}
-	s.letGo(ctx, attempt, c.Order, taken)
-	return refused
+	s.letGo(ctx, attempt, c.Order, held)
+	return nil, refused
+}
+
+// holdOnly is holdAll for a cart of one thing, which needs no goroutine.
+func (s *Shop) holdOnly(ctx context.Context, r Request, c Checkout, names []string, attempt string) (held []string, err error) {
+	h := inventory.Hold{Order: string(c.Order), Attempt: attempt}
+	for _, item := range c.Items {
+		h.Quantity += item.Quantity
+	}
+	stock, err := s.hold(ctx, r, c.Buyer, names[0], h)
+	if err == nil {
+		return []string{stock}, nil
+	}
+	if ctx.Err() != nil {
+		s.letGo(ctx, attempt, c.Order, s.allShards(names)) // it may have been taken without our hearing of it
+	}
+	return nil, refusedItem(c, c.Items[0].SKU, err)
 }
 
 // refusedItem says which line of the cart a refusal is about.
@@ -431,25 +510,22 @@ func refusedItem(c Checkout, sku string, err error) error {
 	return &told
 }
 
-// hold takes one SKU. Where an earlier attempt of the same order left a hold
-// behind, that attempt is fenced first.
-func (s *Shop) hold(ctx context.Context, r Request, buyer, sku string, h inventory.Hold) error {
+// holdIn takes goods of one stock. Where an earlier attempt of the same order left
+// a hold behind, that attempt is fenced first.
+func (s *Shop) holdIn(ctx context.Context, r Request, buyer, stock string, h inventory.Hold) error {
 	for try := 0; ; try++ {
 		h.Now, h.Expires = s.holdTimes()
 		req := r
 		req.Cause, req.IfMatch, req.Digest, req.Party = "hold/"+h.Order+"/"+h.Attempt, nil, "", buyer
-		_, err := s.stock.Handle(ctx, sku, req, h)
+		_, err := s.stock.Handle(ctx, stock, req, h)
 		left, open := errors.AsType[*inventory.HoldOpenError](err)
-		if domain.ReasonOf(err) == outOfStock {
-			s.stock.Watch(sku)
-		}
 		if !open || try == holdTries {
 			return err
 		}
 		if err := s.fence(ctx, h.Order, left.Attempt); err != nil {
 			return taken(h.Order, err)
 		}
-		if err := s.release(ctx, sku, inventory.Release{Order: h.Order, Attempt: left.Attempt, Reason: "abandoned"}); err != nil {
+		if err := s.release(ctx, stock, inventory.Release{Order: h.Order, Attempt: left.Attempt, Reason: "abandoned"}); err != nil {
 			return err
 		}
 	}
@@ -477,21 +553,21 @@ func (s *Shop) fence(ctx context.Context, id, attempt string) error {
 	return err
 }
 
-func (s *Shop) release(ctx context.Context, sku string, c inventory.Release) error {
+func (s *Shop) release(ctx context.Context, stock string, c inventory.Release) error {
 	r := Request{Cause: "release/" + c.Order + "/" + c.Attempt, Correlation: c.Order, Actor: "checkout", completes: true}
-	_, err := s.stock.Handle(ctx, sku, r, c)
+	_, err := s.stock.Handle(ctx, stock, r, c)
 	return err
 }
 
 // letGo releases what a run took and does not need. What can't be released now
 // the timer finds when it expires.
-func (s *Shop) letGo(ctx context.Context, attempt string, id orderid.ID, names []string) {
+func (s *Shop) letGo(ctx context.Context, attempt string, id orderid.ID, stocks []string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), waitForTurn)
 	defer cancel()
 	var g errgroup.Group
-	for _, sku := range names {
+	for _, stock := range stocks {
 		g.Go(func() error {
-			return s.release(ctx, sku, inventory.Release{Order: string(id), Attempt: attempt, Reason: "not_placed"})
+			return s.release(ctx, stock, inventory.Release{Order: string(id), Attempt: attempt, Reason: "not_placed"})
 		})
 	}
 	_ = g.Wait()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
 	"cartwright/commands"
@@ -291,6 +292,22 @@ func TestARepeatThatWouldBeDecidedOtherwiseIsAnsweredFromTheStream(t *testing.T)
 	done, err := lanes(t, store).Create(t.Context(), "a", named("1"), receive(6))
 	if err != nil || !done.Repeated || len(done.Events) != 1 || done.Events[0] != (inventory.Received{Quantity: 5}) {
 		t.Fatalf("got %+v, %v", done, err)
+	}
+}
+
+// TestTheIDOfAnEventIsForEver computes it as it always was: an append that an older
+// program has sent is sent again by this one.
+func TestTheIDOfAnEventIsForEver(t *testing.T) {
+	store := new(memstore.Store)
+	if _, err := lanes(t, store).Create(t.Context(), "a", named("1"), receive(5)); err != nil {
+		t.Fatal(err)
+	}
+	namespace := uuid.MustParse("6f0f6b9e-4e4d-4b8f-9d0a-6d1a3c7be001")
+	for i, r := range history(t, store) {
+		want := uuid.NewSHA1(namespace, fmt.Appendf(nil, "%s\x00%s\x00%d\x00%s", "inventory-a", "1", i, r.Data)).String()
+		if r.ID != want {
+			t.Errorf("event %d has the id %s, not %s", i, r.ID, want)
+		}
 	}
 }
 

@@ -72,6 +72,7 @@ type lane[S, C, E any] struct {
 	watch   *watch[S]      // of those who want to know; nil for nobody
 	cut     bool           // the last batch had fewer calls than it had room for
 	fold    *fold[S]
+	rivals  bool           // others were found to append to the stream; guarded by shard.mu
 	heard   event.Revision // the newest of the stream that others were heard to append; guarded by shard.mu
 }
 
@@ -99,11 +100,7 @@ func (l *lane[S, C, E]) next() []*call[S, C, E] {
 	l.shard.mu.Lock()
 	defer l.shard.mu.Unlock()
 	if l.queue.len() == 0 {
-		if l.fold.worthKeeping(l.heard) {
-			l.handler.idle.Set(l.stream, l.fold)
-		} else {
-			l.handler.idle.Invalidate(l.stream)
-		}
+		l.rest()
 		delete(l.shard.lanes, l.stream)
 		return nil
 	}
@@ -112,11 +109,26 @@ func (l *lane[S, C, E]) next() []*call[S, C, E] {
 	return l.queue.take(l.handler.spec.Batch)
 }
 
+// rest leaves the fold to the next lane of the stream, if it is worth it. It is
+// asked first whether it is there already, as that of a stream in much use is: to
+// put it there again costs several times as much as to look.
+func (l *lane[S, C, E]) rest() {
+	idle := l.handler.idle
+	if !l.fold.worthKeeping(l.heard) {
+		idle.Invalidate(l.stream)
+		return
+	}
+	if kept, ok := idle.GetIfPresent(l.stream); !ok || kept != l.fold {
+		idle.Set(l.stream, l.fold)
+	}
+}
+
 // putBack lets calls that found no place in a batch be the first of the next.
 func (l *lane[S, C, E]) putBack(taken int, rest []*call[S, C, E]) {
 	l.shard.mu.Lock()
 	defer l.shard.mu.Unlock()
 	l.pace.ends(time.Now(), taken-len(rest), !l.cut && len(rest) > 0)
+	l.rivals = l.fold.turns.trust > 0
 	l.queue.putBack(rest)
 }
 

@@ -16,6 +16,7 @@ import (
 	"cartwright/domain"
 	"cartwright/domain/account"
 	"cartwright/domain/event"
+	"cartwright/domain/inventory"
 	"cartwright/domain/order"
 	"cartwright/domain/orderid"
 	"cartwright/domain/payment"
@@ -101,7 +102,7 @@ func (l *lives) tolerated(what string, err error) {
 }
 
 func (l *lives) step() {
-	what := l.any("what", 15)
+	what := l.any("what", 16)
 	id, there := l.some()
 	if what > 1 && !there || len(l.orders) > 4 && what < 2 {
 		what = 3 * l.any("instead", 2)
@@ -138,6 +139,8 @@ func (l *lives) step() {
 		l.deliver()
 	case 14:
 		l.weather()
+	case 15:
+		_, err = l.Inventory(l.ctx(), r, []string{"a", "b"}[l.any("sku", 2)], inventory.Divide{Shards: 2 + l.any("shards", 3)})
 	}
 	l.tolerated(strconv.Itoa(what), err)
 }
@@ -318,7 +321,7 @@ func TestMoneyIsConservedInEveryLife(t *testing.T) {
 			}
 		}
 		for _, sku := range []string{"a", "b"} {
-			l.wantStock(sku, 10-gone[sku], 0, allocated[sku])
+			l.wantWhole(sku, 10-gone[sku], 0, allocated[sku])
 		}
 		l.wantBalance(account.Escrow("BRL"), escrowed)
 		l.wantBalance(feeAccount, fees)

@@ -361,9 +361,9 @@ const noStock = "-"
 // same, it is taken once more, or noStock is the answer.
 func (s *Shop) holdAgain(ctx context.Context, p payment.Payment, o order.Order) (attempt string, err error) {
 	units := soldUnits(o)
-	for sku, quantity := range units {
+	for stock, quantity := range units {
 		held := false
-		err = s.stock.Look(ctx, sku, func(st inventory.Stock, _ event.Revision) { _, held = st.Reservations.Get(o.Checkout) })
+		err = s.stock.Look(ctx, stock, func(st inventory.Stock, _ event.Revision) { _, held = st.Reservations.Get(o.Checkout) })
 		if err != nil {
 			return "", err
 		}
@@ -372,8 +372,8 @@ func (s *Shop) holdAgain(ctx context.Context, p payment.Payment, o order.Order) 
 		}
 		attempt = "late/" + p.ID
 		now := s.now()
-		r := ofPayment(p, "hold/"+o.ID+"/"+sku)
-		_, err = s.stock.Handle(ctx, sku, r, inventory.Hold{
+		r := ofPayment(p, "hold/"+o.ID+"/"+stock)
+		_, err = s.change(ctx, stock, r, inventory.Hold{
 			Order: o.Checkout, Attempt: attempt, Quantity: quantity, Now: now, Expires: now.Add(s.payWithin).UTC().Truncate(time.Millisecond),
 		})
 		if refusedForGood(err) {
@@ -391,8 +391,8 @@ func (s *Shop) releaseAgain(ctx context.Context, o order.Order, attempt string) 
 	if attempt == "" {
 		return nil
 	}
-	for sku := range soldUnits(o) {
-		if err := s.release(ctx, sku, inventory.Release{Order: o.Checkout, Attempt: attempt, Reason: "not_paid"}); err != nil {
+	for stock := range soldUnits(o) {
+		if err := s.release(ctx, stock, inventory.Release{Order: o.Checkout, Attempt: attempt, Reason: "not_paid"}); err != nil {
 			return err
 		}
 	}

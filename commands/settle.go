@@ -20,6 +20,7 @@ func Follows() []string {
 		"payment.captured", "payment.mismatched", "payment.refund_requested", "payment.refund_redirected",
 		"payment.refund_succeeded", "payment.refund_posted",
 		"payment.trade_resolved", "trade.orphaned", "trade.resolved", "account.deposited", "account.withdrawn",
+		"inventory.transferred_out",
 	}
 }
 
@@ -51,6 +52,8 @@ func (s *Shop) follow(ctx context.Context, r event.Recorded) error {
 		return s.postOrphan(ctx, id)
 	case "account":
 		return s.postOutside(ctx, id, r)
+	case "inventory":
+		return s.finishTransfers(ctx, id)
 	}
 	return nil
 }
@@ -101,14 +104,14 @@ func (s *Shop) record(ctx context.Context, o order.Order, step string, c order.C
 	return err
 }
 
-// inStock runs c on the stock of each SKU, in order.
+// inStock runs c on each stock, in order.
 func (s *Shop) inStock(ctx context.Context, o order.Order, step string, units map[string]int64, c func(units int64) inventory.Command) error {
-	for _, sku := range slices.Sorted(maps.Keys(units)) {
-		if units[sku] == 0 {
+	for _, stock := range slices.Sorted(maps.Keys(units)) {
+		if units[stock] == 0 {
 			continue
 		}
-		if _, err := s.stock.Handle(ctx, sku, as(o, step), c(units[sku])); err != nil {
-			return fmt.Errorf("%s of %s: %w", step, sku, err)
+		if _, err := s.change(ctx, stock, as(o, step), c(units[stock])); err != nil {
+			return fmt.Errorf("%s of %s: %w", step, stock, err)
 		}
 	}
 	return nil
@@ -130,11 +133,11 @@ func (s *Shop) settleCancel(ctx context.Context, o order.Order) error {
 	return s.record(ctx, o, "released", order.RecordStockReleased{})
 }
 
-// soldUnits sums what was bought by SKU.
+// soldUnits sums what was bought by the stock it is in.
 func soldUnits(o order.Order) map[string]int64 {
 	units := map[string]int64{}
 	for _, l := range o.Lines {
-		units[l.SKU] += l.Quantity
+		units[l.Stock()] += l.Quantity
 	}
 	return units
 }
@@ -193,7 +196,7 @@ func (s *Shop) settleParcels(ctx context.Context, o order.Order) error {
 		}
 		units := map[string]int64{}
 		for _, part := range p.Lines {
-			units[o.Lines[part.Line-1].SKU] += part.Quantity
+			units[o.Lines[part.Line-1].Stock()] += part.Quantity
 		}
 		step := fmt.Sprintf("ship/%d", p.Parcel)
 		err := s.inStock(ctx, o, step, units, func(n int64) inventory.Command {
@@ -238,10 +241,10 @@ func (s *Shop) settleRefunds(ctx context.Context, o order.Order) error {
 func (s *Shop) refundStock(ctx context.Context, o order.Order, refund order.Repayment) error {
 	unshipped, returned := map[string]int64{}, map[string]int64{}
 	for _, l := range refund.Lines {
-		sku := o.Lines[l.Line-1].SKU
-		unshipped[sku] += l.Unshipped
+		line := o.Lines[l.Line-1]
+		unshipped[line.Stock()] += l.Unshipped
 		if refund.Restock {
-			returned[sku] += l.Returned
+			returned[line.SKU] += l.Returned // where the damaged are counted
 		}
 	}
 	key := keyOf(o.ID, refund.Refund)

@@ -72,7 +72,7 @@ type Shop struct {
 	payWithin time.Duration
 	draw      *drawer
 	busy      keyedLocks
-	begun     *otter.Cache[string, struct{}] // order ids whose checkout was tried in this process
+	failed    *otter.Cache[string, struct{}] // order ids whose checkout has failed in this process, or nobody knows
 	placed    *otter.Cache[string, string]   // order ids, by the cause that placed them
 	register  Register                       // the same, of all processes; may be nil
 
@@ -82,6 +82,7 @@ type Shop struct {
 	commission    int64
 	alarm         func(context.Context, Alarm)
 	parked        sync.Map // names of streams that this process knows to be parked
+	divided       splits
 
 	payments *Handler[payment.Payment, payment.Command, payment.Event]
 	trades   *Handler[trade.Trade, trade.Command, trade.Event]
@@ -129,17 +130,18 @@ func Open(s Setup) (*Shop, error) {
 	if err != nil {
 		return nil, err
 	}
-	begun, err := otter.New(&otter.Options[string, struct{}]{MaximumSize: checkoutsKnown})
+	failed, err := otter.New(&otter.Options[string, struct{}]{MaximumSize: checkoutsKnown})
 	if err != nil {
-		return nil, fmt.Errorf("cache of begun checkouts: %w", err)
+		return nil, fmt.Errorf("cache of failed checkouts: %w", err)
 	}
 	placed, err := otter.New(&otter.Options[string, string]{MaximumSize: checkoutsKnown})
 	if err != nil {
 		return nil, fmt.Errorf("cache of placed checkouts: %w", err)
 	}
 	shop := &Shop{
-		sealer: s.Sealer, now: s.Now, payWithin: s.PayWithin, draw: newDrawer(s.Now), begun: begun, placed: placed, register: s.Register,
+		sealer: s.Sealer, now: s.Now, payWithin: s.PayWithin, draw: newDrawer(s.Now), failed: failed, placed: placed, register: s.Register,
 		channels: s.Channels, pollAfter: s.PollAfter, completeAfter: s.CompleteAfter, commission: s.Commission, alarm: s.Alarm,
+		divided: newSplits(),
 	}
 	heard := s
 	scarce := s.Log
@@ -177,7 +179,7 @@ func openWatched[S, C, E any](h **Handler[S, C, E], s Setup, events *event.Regis
 // when its aggregate comes to make something else of the same events, or writes
 // its state otherwise.
 const (
-	stockFold   = 1
+	stockFold   = 2
 	accountFold = 1
 )
 
@@ -191,12 +193,14 @@ func kept[S any](s Setup, version int, check func(S) error) *Snapshots[S] {
 }
 
 // reservationEvent tells the events that a SKU sees with every order. They are
-// known again by order, attempt, parcel and refund; remembering the causes of
-// millions would do nothing more.
+// known again by order, attempt, parcel and refund, those of transfers by their
+// number; remembering the causes of millions would do nothing more.
 func reservationEvent(e inventory.Event) bool {
 	switch e.(type) {
-	case inventory.Received, inventory.Adjusted, inventory.Counted, inventory.PolicySet:
+	case inventory.Received, inventory.Adjusted, inventory.Counted, inventory.PolicySet, inventory.Divided:
 		return false
+	case inventory.TransferredOut, inventory.TransferredIn, inventory.TransferSettled:
+		return true
 	case inventory.Held, inventory.Committed, inventory.Released,
 		inventory.ShippedOut, inventory.Deallocated, inventory.Restocked:
 		return true
@@ -236,7 +240,7 @@ func (s *Shop) PublishOffer(ctx context.Context, r Request, sku string, p catalo
 
 // Inventory changes the stock of sku.
 func (s *Shop) Inventory(ctx context.Context, r Request, sku string, c inventory.Command) (Done[inventory.Event], error) {
-	return s.stock.Handle(ctx, sku, r, c)
+	return s.change(ctx, sku, r, c)
 }
 
 // Account changes an account.

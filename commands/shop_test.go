@@ -363,6 +363,51 @@ func TestARepeatIsAnsweredThoughTheStockIsGoneByNow(t *testing.T) {
 	}
 }
 
+// A process that has dealt with a checkout looks for its order first, whatever has
+// become of it, and asks for nothing else where it stands.
+func TestWhatWasTriedBeforeIsLookedForFirst(t *testing.T) {
+	var asked []string // one request at a time asks
+	denied := false
+	store := &faults.Store{Store: new(memstore.Store)}
+	store.BeforeLoad = func(stream string) error { asked = append(asked, stream); return nil }
+	store.BeforeAppend = func(stream string) error {
+		if denied && strings.HasPrefix(stream, "order-") {
+			return event.ErrDenied
+		}
+		return nil
+	}
+	w := newWorld(t, store, newClock())
+	w.offer("a", "seller-1", 100)
+	w.receive("a", 10)
+	try := func(cause string, id orderid.ID, quantity int64) error {
+		asked = nil
+		_, err := w.Checkout(w.ctx(), named(cause), cart(id, commands.Item{SKU: "a", Quantity: quantity}))
+		return err
+	}
+	stands, unknown, refused := w.id(), w.id(), w.id()
+	w.must(try("c1", stands, 1))
+	w.must(try("c1", stands, 1))
+	if others := slices.DeleteFunc(asked, func(stream string) bool { return stream == "order-"+string(stands) }); len(others) > 0 {
+		t.Errorf("to answer a repeat, %v were asked too", others)
+	}
+	denied = true
+	if err := try("c2", unknown, 1); domain.ReasonOf(err) != "log_unavailable" {
+		t.Fatalf("without a log: %v", err)
+	}
+	denied = false
+	w.must(try("c2", unknown, 1))
+	if asked[0] != "order-"+string(unknown) {
+		t.Errorf("one that failed before asks first for %s", asked[0])
+	}
+	if err := try("c3", refused, 10); domain.ReasonOf(err) != "out_of_stock" {
+		t.Fatalf("more than there is: %v", err)
+	}
+	w.must(try("c3", refused, 1))
+	if asked[0] != "order-"+string(refused) {
+		t.Errorf("one that was refused before asks first for %s", asked[0])
+	}
+}
+
 func TestARefusedCheckoutLeavesNothingAndIsDecidedAfresh(t *testing.T) {
 	w := stand(t)
 	id := w.id()

@@ -89,7 +89,10 @@ func onHand(tb testing.TB, h *stockLanes) (int64, event.Revision) {
 
 func TestALongStreamIsNotReadFromItsBeginning(t *testing.T) {
 	store := &counted{Store: new(memstore.Store)}
-	receiveMany(t, lanes(t, store, keeping(store, 1, 20)), 0, 1000)
+	// Whoever closes waits for the snapshot that is being written, on a busy machine too.
+	for i := range 10 {
+		receiveMany(t, lanes(t, store, keeping(store, 1, 20)), i*100, 100)
+	}
 	store.reads("inventory-a")
 	h := lanes(t, store, keeping(store, 1, 20))
 	if n, at := onHand(t, h); n != 1000 || at != 1000 {
@@ -414,6 +417,10 @@ func TestTheSnapshotsOfKnownHistories(t *testing.T) {
 			inventory.Held{Order: holdFor(t, 2).Order, Attempt: "c", Quantity: 1, Expires: expires},
 			inventory.Released{Order: holdFor(t, 2).Order, Attempt: "c", Quantity: 1, Reason: "r"},
 			inventory.Held{Order: holdFor(t, 25*60*60*1000).Order, Attempt: "d", Quantity: 1, Expires: expires},
+			inventory.TransferredIn{From: 2, Transfer: 1, Quantity: 3},
+			inventory.TransferredOut{To: 2, Transfer: 1, Quantity: 4},
+			inventory.TransferSettled{To: 2, Transfer: 1},
+			inventory.TransferredOut{To: 3, Transfer: 1, Quantity: 5},
 		}},
 		{"account", "account-ann", []any{
 			account.Opened{Account: "ann", Currency: "BRL"},

@@ -70,7 +70,8 @@ func (s *Shop) Retry(ctx context.Context, stream, by string) error {
 		err = s.postAllOutside(ctx, id)
 		_, late = s.sweepAccount(ctx, id, now)
 	case "inventory":
-		_, err = s.sweepStock(ctx, id, now)
+		err = s.finishTransfers(ctx, id)
+		_, late = s.sweepStock(ctx, id, now)
 	default:
 		err = domain.Refuse(domain.Invalid, "nothing_to_retry", "No process follows %s.", stream)
 	}

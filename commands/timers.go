@@ -276,10 +276,10 @@ func (s *Shop) pollPause(p payment.Payment, now time.Time) time.Duration {
 }
 
 // sweepStock ends the holds of attempts that never placed their order.
-func (s *Shop) sweepStock(ctx context.Context, sku string, now time.Time) (time.Time, error) {
+func (s *Shop) sweepStock(ctx context.Context, stock string, now time.Time) (time.Time, error) {
 	over := map[string]string{} // attempts, by checkout
 	next := s.lookAgain(now)
-	err := s.stock.Look(ctx, sku, func(st inventory.Stock, _ event.Revision) {
+	err := s.stock.Look(ctx, stock, func(st inventory.Stock, _ event.Revision) {
 		for id, r := range st.Reservations.All() {
 			switch {
 			case r.Phase != inventory.PhaseHeld:
@@ -295,7 +295,7 @@ func (s *Shop) sweepStock(ctx context.Context, sku string, now time.Time) (time.
 	}
 	var errs []error
 	for id, attempt := range over {
-		errs = append(errs, s.sweepHold(ctx, sku, id, attempt))
+		errs = append(errs, s.sweepHold(ctx, stock, id, attempt))
 	}
 	return next, errors.Join(errs...)
 }
@@ -309,7 +309,7 @@ func earlier(a, b time.Time) time.Time {
 
 // sweepHold fences an attempt and releases its hold. An order that stands on
 // the attempt keeps it: its own deadline, if it has one, decides.
-func (s *Shop) sweepHold(ctx context.Context, sku, id, attempt string) error {
+func (s *Shop) sweepHold(ctx context.Context, stock, id, attempt string) error {
 	err := s.fence(ctx, id, attempt)
 	if domain.ReasonOf(err) == "order_stands" {
 		return s.Settle(ctx, id)
@@ -319,15 +319,15 @@ func (s *Shop) sweepHold(ctx context.Context, sku, id, attempt string) error {
 	}
 	// An order that was paid on goods which had to be held again stands on this
 	// attempt all the same.
-	if paid, err := s.settledIfPaid(ctx, id, sku); err != nil || paid {
+	if paid, err := s.settledIfPaid(ctx, id, stock); err != nil || paid {
 		return err
 	}
-	return s.release(ctx, sku, inventory.Release{Order: id, Attempt: attempt, Reason: "abandoned"})
+	return s.release(ctx, stock, inventory.Release{Order: id, Attempt: attempt, Reason: "abandoned"})
 }
 
-// settledIfPaid brings about what the orders of a checkout call for that want this
-// SKU and were paid, if there are any.
-func (s *Shop) settledIfPaid(ctx context.Context, checkout, sku string) (paid bool, err error) {
+// settledIfPaid brings about what the orders of a checkout call for that want goods
+// of this stock and were paid, if there are any.
+func (s *Shop) settledIfPaid(ctx context.Context, checkout, stock string) (paid bool, err error) {
 	head, _, err := s.orders.State(ctx, checkout)
 	if err != nil {
 		return false, err
@@ -337,7 +337,7 @@ func (s *Shop) settledIfPaid(ctx context.Context, checkout, sku string) (paid bo
 		if err != nil {
 			return paid, err
 		}
-		if _, wants := soldUnits(o)[sku]; wants && wasPaid(o) && !o.StockCommitted {
+		if _, wants := soldUnits(o)[stock]; wants && wasPaid(o) && !o.StockCommitted {
 			if err = s.Settle(ctx, id); err != nil {
 				return true, err
 			}

@@ -74,6 +74,17 @@ const (
 	listenAppend = 100                    // and not before so many appends
 )
 
+// Rivals tells whether other processes append to the stream of id, as far as this
+// one has met them there while it was busy.
+func (h *Handler[S, C, E]) Rivals(id string) bool {
+	stream := h.Stream(id)
+	sh := h.shard(stream)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	l := sh.lanes[stream]
+	return l != nil && l.rivals
+}
+
 func (t *turns) step() time.Duration {
 	return min(max(t.took/stepsPerAppend, leastStep), mostStep)
 }

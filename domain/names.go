@@ -1,6 +1,7 @@
 package domain
 
 import (
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -66,4 +67,27 @@ func named(s string, limit int) bool {
 
 func nameByte(b byte) bool {
 	return 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9' || strings.IndexByte("._:-", b) >= 0
+}
+
+// shardMark stands between a SKU and the number of a shard. No SKU has it.
+const shardMark = "~"
+
+// StockID names the stock of a shard of a SKU. The first one, 0, is the SKU's own.
+func StockID(sku string, shard int) string {
+	if shard == 0 {
+		return sku
+	}
+	return sku + shardMark + strconv.Itoa(shard)
+}
+
+// ShardOf tells what StockID made a name of.
+func ShardOf(stock string) (sku string, shard int) {
+	sku, number, divided := strings.Cut(stock, shardMark)
+	if !divided {
+		return stock, 0
+	}
+	if k, err := strconv.Atoi(number); err == nil && k > 0 {
+		return sku, k
+	}
+	return stock, 0
 }

@@ -59,3 +59,22 @@ func TestARefusedNameSaysWhereItStands(t *testing.T) {
 		}
 	}
 }
+
+func TestTheStockOfAShardHasANameThatNoSKUHas(t *testing.T) {
+	for _, sku := range []string{"a", "tea-1", strings.Repeat("x", 200)} {
+		for shard := range 16 {
+			id := domain.StockID(sku, shard)
+			if (shard == 0) != (id == sku) || (domain.CheckSKU("", id) == nil) != (shard == 0) {
+				t.Errorf("shard %d of %s is called %s", shard, sku, id)
+			}
+			if s, k := domain.ShardOf(id); s != sku || k != shard {
+				t.Errorf("%s is taken for shard %d of %s", id, k, s)
+			}
+		}
+	}
+	for _, odd := range []string{"a~", "a~0", "a~-1", "a~x", "~", ""} {
+		if sku, shard := domain.ShardOf(odd); sku != odd || shard != 0 {
+			t.Errorf("%q is taken for shard %d of %q", odd, shard, sku)
+		}
+	}
+}

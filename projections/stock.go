@@ -38,6 +38,14 @@ func (s Stock) moved(e inventory.Event) Stock {
 		s.OnHand = e.OnHand
 	case inventory.PolicySet:
 		s.Safety, s.Backorder = e.Safety, e.Backorder
+	case inventory.Divided:
+		s.Shards = e.Shards
+	case inventory.TransferredOut:
+		s.OnHand, s.Moved = s.OnHand-e.Quantity, s.Moved-e.Quantity
+	case inventory.TransferredIn:
+		s.OnHand, s.Moved = s.OnHand+e.Quantity, s.Moved+e.Quantity
+	case inventory.TransferSettled:
+		// It had arrived.
 	case inventory.Held:
 		s.Held += e.Quantity
 	case inventory.Committed:

@@ -82,6 +82,7 @@ func TestEveryRouteAsksForItsCommand(t *testing.T) {
 		"adjust":   {good["adjust"], "Inventory", "tea:1", inventory.Adjust{OnHand: -1, Reason: "broken"}},
 		"count":    {good["count"], "Inventory", "tea:1", inventory.Count{Reason: "stocktake"}},
 		"policy":   {good["policy"], "Inventory", "tea:1", inventory.SetPolicy{Safety: 1}},
+		"divide":   {good["divide"], "Inventory", "tea:1", inventory.Divide{Shards: 4}},
 		"open":     {good["open"], "Account", "123456", account.Open{Account: "123456", Currency: "CNY"}},
 		"deposit":  {good["deposit"], "Account", "123456", account.Deposit{Amount: 500, Currency: "CNY"}},
 		"withdraw": {good["withdraw"], "Account", "123456", account.Withdraw{Amount: 500, Currency: "CNY"}},

@@ -26,6 +26,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -104,7 +105,10 @@ type Config struct {
 // minSecret is the fewest bytes a secret has.
 const minSecret = 16
 
-type api struct{ Config }
+type api struct {
+	Config
+	writings sync.Pool // of *writing
+}
 
 // Routes adds the commands to r.
 func Routes(r gin.IRouter, cfg Config) error {
@@ -117,7 +121,7 @@ func Routes(r gin.IRouter, cfg Config) error {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	a := &api{cfg}
+	a := &api{Config: cfg}
 	v1 := r.Group("/v1")
 	a.catalogRoutes(v1)
 	a.checkoutRoutes(v1)
@@ -168,6 +172,7 @@ func (a *api) inventoryRoutes(r gin.IRouter) {
 	s.POST("/adjustments", command(a, moves, a.adjust))
 	s.POST("/counts", command(a, rule{key: keyRequired, match: matchRequired}, a.count))
 	s.PUT("/policy", command(a, rule{match: matchVersion}, a.setPolicy))
+	s.POST("/shards", command(a, moves, a.divide))
 }
 
 func (a *api) accountRoutes(r gin.IRouter) {

@@ -66,7 +66,9 @@ func (f *faults) present(ok bool, pointer string) {
 func (f *faults) text(pointer, s string, limit int) { f.add(domain.CheckText(pointer, s, limit)) }
 
 func (f *faults) between(pointer string, n, least, most int64) {
-	f.require(n >= least && n <= most, "invalid_quantity", pointer, fmt.Sprintf("This is a whole number from %d to %d.", least, most))
+	if n < least || n > most {
+		f.require(false, "invalid_quantity", pointer, fmt.Sprintf("This is a whole number from %d to %d.", least, most))
+	}
 }
 
 func (f *faults) currency(pointer, code string) {
@@ -84,7 +86,9 @@ func (f *faults) amount(pointer string, m *money.Money, least int64) {
 
 // lines checks that a list has something in it, and not too much.
 func (f *faults) lines(pointer string, n int) {
-	f.require(n >= 1 && n <= maxItems, "wrong_item_count", pointer, fmt.Sprintf("This has 1 to %d items.", maxItems))
+	if n < 1 || n > maxItems {
+		f.require(false, "wrong_item_count", pointer, fmt.Sprintf("This has 1 to %d items.", maxItems))
+	}
 }
 
 // at is the pointer to an item of a list.

@@ -56,8 +56,7 @@ func (b checkoutBody) check(f *faults) {
 	f.add(domain.CheckID("/buyer_id", b.BuyerID))
 	f.lines("/items", len(b.Items))
 	for i, item := range b.Items[:min(len(b.Items), maxItems)] {
-		f.add(domain.CheckSKU(at("/items", i, "/sku"), item.SKU))
-		f.between(at("/items", i, "/quantity"), item.Quantity, 1, maxQuantity)
+		item.check(f, i)
 	}
 	f.present(b.Address != nil, "/address")
 	if b.Address != nil {
@@ -66,8 +65,21 @@ func (b checkoutBody) check(f *faults) {
 	f.amount("/expected_amount", b.ExpectedAmount, 0)
 }
 
+// check names the places only where something is wrong with them.
+func (b itemBody) check(f *faults, i int) {
+	if domain.CheckSKU("", b.SKU) != nil {
+		f.add(domain.CheckSKU(at("/items", i, "/sku"), b.SKU))
+	}
+	if b.Quantity < 1 || b.Quantity > maxQuantity {
+		f.between(at("/items", i, "/quantity"), b.Quantity, 1, maxQuantity)
+	}
+}
+
 func (b checkoutBody) command() commands.Checkout {
-	c := commands.Checkout{Order: orderid.ID(b.OrderID), Buyer: b.BuyerID, Address: *b.Address, Expected: b.ExpectedAmount}
+	c := commands.Checkout{
+		Order: orderid.ID(b.OrderID), Buyer: b.BuyerID, Address: *b.Address, Expected: b.ExpectedAmount,
+		Items: make([]commands.Item, 0, len(b.Items)),
+	}
 	for _, item := range b.Items {
 		c.Items = append(c.Items, commands.Item(item))
 	}
@@ -106,7 +118,7 @@ func (a *api) checkout(ctx context.Context, in input[checkoutBody]) (answer, err
 	if err != nil {
 		return answer{}, err
 	}
-	told := checkoutAnswer{CheckoutID: in.body.OrderID, Total: placed.Total}
+	told := checkoutAnswer{CheckoutID: in.body.OrderID, Total: placed.Total, Orders: make([]placedOrder, 0, len(placed.Orders))}
 	for _, p := range placed.Orders {
 		o, err := tellPlaced(p)
 		if err != nil {
@@ -127,6 +139,7 @@ func tellPlaced(p order.Placed) (placedOrder, error) {
 	o := placedOrder{
 		OrderID: p.Order, SellerID: p.Seller, Status: order.StatusPending,
 		PaymentDeadline: p.Deadline.UTC(), Total: money.Money{Currency: p.Currency},
+		Lines: make([]placedLine, 0, len(p.Lines)),
 	}
 	for _, l := range p.Lines {
 		line, err := tellLine(l, p.Currency)

@@ -1,6 +1,7 @@
 package writeapi
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -9,6 +10,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"hash"
 	"net/http"
 	"strconv"
 	"time"
@@ -111,14 +113,14 @@ func command[B body](a *api, rule rule, run func(context.Context, input[B]) (ans
 		if in.body.check(&f); f.err() != nil {
 			return f.err()
 		}
-		if in.req.Digest, err = a.digest(in.body); err != nil {
+		if in.req.Digest, err = a.digest(&in.body); err != nil {
 			return err
 		}
 		out, err := run(c.Request.Context(), in)
 		if err != nil {
 			return err
 		}
-		return write(c, out)
+		return a.write(c, out)
 	})
 }
 
@@ -250,9 +252,8 @@ func cause(principal string, c *gin.Context, key string) string {
 		return uuid(id, 4)
 	}
 	name := append(make([]byte, 0, 256), namespace[:]...)
-	for _, part := range []string{principal, c.Request.Method + " " + c.FullPath()} {
-		name = append(append(name, part...), 0)
-	}
+	name = append(append(name, principal...), 0)
+	name = append(append(append(append(name, c.Request.Method...), ' '), c.FullPath()...), 0)
 	for _, p := range c.Params {
 		name = strconv.AppendQuote(name, p.Value)
 	}
@@ -265,22 +266,57 @@ func cause(principal string, c *gin.Context, key string) string {
 func uuid(id [16]byte, version byte) string {
 	id[6] = id[6]&0x0f | version<<4
 	id[8] = id[8]&0x3f | 0x80
-	text := hex.EncodeToString(id[:])
-	return text[:8] + "-" + text[8:12] + "-" + text[12:16] + "-" + text[16:20] + "-" + text[20:]
+	text := [36]byte{8: '-', 13: '-', 18: '-', 23: '-'}
+	hex.Encode(text[:8], id[:4])
+	hex.Encode(text[9:13], id[4:6])
+	hex.Encode(text[14:18], id[6:8])
+	hex.Encode(text[19:23], id[8:10])
+	hex.Encode(text[24:], id[10:])
+	return string(text[:])
 }
 
-// digestLength is how much of the HMAC is kept, in hex digits: 128 bits.
-const digestLength = 32
+// digestLength is how many bytes of the HMAC are kept: 128 bits.
+const digestLength = 16
 
 // digest stands for the body: white space and the order of its members do not matter.
-func (a *api) digest(b body) (string, error) {
-	canonical, err := json.Marshal(b)
-	if err != nil {
+func (a *api) digest(b any) (string, error) {
+	w := a.writing()
+	defer a.written(w)
+	if err := w.json.Encode(b); err != nil {
 		return "", fmt.Errorf("canonical form of a %T: %w", b, err)
 	}
-	mac := hmac.New(sha256.New, a.DigestSecret)
-	_, _ = mac.Write(canonical)
-	return hex.EncodeToString(mac.Sum(nil))[:digestLength], nil
+	w.mac.Reset()
+	_, _ = w.mac.Write(w.text.Bytes()[:w.text.Len()-1]) // without the line feed
+	var text [2 * digestLength]byte
+	hex.Encode(text[:], w.mac.Sum(w.sum[:0])[:digestLength])
+	return string(text[:]), nil
+}
+
+// A writing is what it takes to write JSON, and to sign it. They are used again.
+type writing struct {
+	text bytes.Buffer
+	json *json.Encoder // into text, as json.Marshal, with a line feed behind it
+	mac  hash.Hash
+	sum  [sha256.Size]byte
+}
+
+func (a *api) writing() *writing {
+	if w, ok := a.writings.Get().(*writing); ok {
+		return w
+	}
+	w := &writing{mac: hmac.New(sha256.New, a.DigestSecret)}
+	w.json = json.NewEncoder(&w.text)
+	return w
+}
+
+// maxKept is the most that is kept of memory for one text.
+const maxKept = 64 << 10
+
+func (a *api) written(w *writing) {
+	if w.text.Cap() <= maxKept {
+		w.text.Reset()
+		a.writings.Put(w)
+	}
 }
 
 // readTarget reads the path. The names of its parameters say what they are.
@@ -320,9 +356,10 @@ func readTarget(c *gin.Context) (target, error) {
 }
 
 // write sends an answer.
-func write(c *gin.Context, out answer) error {
-	text, err := json.Marshal(out.body)
-	if err != nil {
+func (a *api) write(c *gin.Context, out answer) error {
+	w := a.writing()
+	defer a.written(w)
+	if err := w.json.Encode(out.body); err != nil {
 		return fmt.Errorf("encode a %T: %w", out.body, err)
 	}
 	status := http.StatusOK
@@ -337,7 +374,7 @@ func write(c *gin.Context, out answer) error {
 	if out.repeated {
 		c.Header("Idempotent-Replayed", "true")
 	}
-	c.Data(status, "application/json; charset=utf-8", append(text, '\n'))
+	c.Data(status, "application/json; charset=utf-8", w.text.Bytes())
 	return nil
 }
 

@@ -255,6 +255,7 @@ const (
 	aCount     = `{"on_hand":0,"reason":"stocktake"}`
 	anAdjust   = `{"on_hand":-1,"reason":"broken"}`
 	aPolicy    = `{"safety":1,"backorder_limit":0}`
+	someShards = `{"shards":4}`
 	anAccount  = `{"account_id":"123456","currency":"CNY"}`
 	aCancel    = `{"reason":"buyer"}`
 	aDraw      = `{"buyer_id":"123456"}`
@@ -284,6 +285,7 @@ var good = map[string]request{
 	"adjust":   {http.MethodPost, "/v1/inventory/tea:1/adjustments", anAdjust, nil},
 	"count":    {http.MethodPost, countsPath, aCount, map[string]string{"If-Match": `"v3"`}},
 	"policy":   {http.MethodPut, "/v1/inventory/tea:1/policy", aPolicy, nil},
+	"divide":   {http.MethodPost, "/v1/inventory/tea:1/shards", someShards, nil},
 	"open":     {http.MethodPost, "/v1/accounts", anAccount, nil},
 	"deposit":  {http.MethodPost, "/v1/accounts/123456/deposits", anAmount, nil},
 	"withdraw": {http.MethodPost, "/v1/accounts/123456/withdrawals", anAmount, nil},

@@ -53,6 +53,14 @@ func (b policyBody) check(f *faults) {
 	counter(f, "/backorder_limit", b.BackorderLimit)
 }
 
+type shardsBody struct {
+	Shards int64 `json:"shards"`
+}
+
+func (b shardsBody) check(f *faults) {
+	f.between("/shards", b.Shards, 2, inventory.MaxShards)
+}
+
 // counter checks a number that must be said, for 0 is one.
 func counter(f *faults, pointer string, n *int64) {
 	f.present(n != nil, pointer)
@@ -74,9 +82,14 @@ func (a *api) inventory(ctx context.Context, h head, sku string, c inventory.Com
 	if err != nil {
 		return answer{}, err
 	}
-	_, policy := c.(inventory.SetPolicy)
+	created := true
+	switch c.(type) {
+	case inventory.SetPolicy, inventory.Divide:
+		created = false
+	default:
+	}
 	return answer{
-		created: !policy, repeated: done.Repeated, etag: httpedge.ETag(done.Revision),
+		created: created, repeated: done.Repeated, etag: httpedge.ETag(done.Revision),
 		streams: map[string]event.Revision{done.Stream: done.Revision},
 		body:    stockAnswer{sku, done.Revision, len(done.Events) > 0},
 	}, nil
@@ -97,4 +110,8 @@ func (a *api) count(ctx context.Context, in input[countBody]) (answer, error) {
 
 func (a *api) setPolicy(ctx context.Context, in input[policyBody]) (answer, error) {
 	return a.inventory(ctx, in.head, in.to.sku, inventory.SetPolicy{Safety: *in.body.Safety, Backorder: *in.body.BackorderLimit})
+}
+
+func (a *api) divide(ctx context.Context, in input[shardsBody]) (answer, error) {
+	return a.inventory(ctx, in.head, in.to.sku, inventory.Divide{Shards: int(in.body.Shards)})
 }

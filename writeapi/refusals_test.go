@@ -104,6 +104,8 @@ func TestBadInputIsRefusedBeforeAnythingIsAsked(t *testing.T) {
 		"a count of nothing":     {body("count", `{"reason":"x"}`), 400, "missing_field", "/on_hand"},
 		"a count below zero":     {body("count", `{"on_hand":-1,"reason":"x"}`), 400, "invalid_quantity", "/on_hand"},
 		"half a policy":          {body("policy", `{"safety":1}`), 400, "missing_field", "/backorder_limit"},
+		"one shard":              {body("divide", `{"shards":1}`), 400, "invalid_quantity", "/shards"},
+		"too many shards":        {body("divide", `{"shards":17}`), 400, "invalid_quantity", "/shards"},
 		"an account in pebbles":  {body("open", `{"account_id":"a","currency":"PBL"}`), 400, "unknown_currency", "/currency"},
 		"a deposit of nothing":   {body("deposit", `{}`), 400, "missing_field", "/amount"},
 		"a deposit of zero":      {body("deposit", `{"amount":{"amount":0,"currency":"CNY"}}`), 400, "invalid_amount", "/amount/amount"},

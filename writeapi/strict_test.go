@@ -1,15 +1,94 @@
 package writeapi_test
 
 import (
+	"encoding/json"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"cartwright/commands"
+	"cartwright/writeapi"
 )
+
+// TestWhatIsTakenIsWhatEncodingJSONReads lays out bodies in every way that JSON
+// allows, of every route.
+func TestWhatIsTakenIsWhatEncodingJSONReads(t *testing.T) {
+	for _, r := range writeapi.Readings() {
+		rapid.Check(t, func(rt *rapid.T) {
+			want := r.Into()
+			text := laidOut(rt, reflect.TypeOf(want).Elem())
+			if err := json.Unmarshal([]byte(text), want); err != nil {
+				rt.Fatalf("%s: %s: %v", r.Name, text, err)
+			}
+			got, err := r.Strict([]byte(text))
+			if err != nil {
+				rt.Fatalf("%s: %s: %v", r.Name, text, err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				rt.Fatalf("%s: %s: %s", r.Name, text, diff)
+			}
+		})
+	}
+}
+
+// laidOut draws a value of a type, or null, as JSON.
+func laidOut(rt *rapid.T, t reflect.Type) string {
+	space := rapid.SampledFrom([]string{"", "", " ", "\r\n\t"})
+	around := func(text string) string { return space.Draw(rt, "before") + text + space.Draw(rt, "behind") }
+	if rapid.IntRange(0, 5).Draw(rt, "null") == 0 {
+		return around("null")
+	}
+	quote := func(s string) string {
+		if rapid.Bool().Draw(rt, "escaped") {
+			s = strings.NewReplacer("a", `\u0061`, "_", `\u005f`, "é", `\u00e9`, "茶", `\ud83d\ude00`, "/", `\ud83d`).Replace(s)
+		}
+		return `"` + s + `"`
+	}
+	var items []string
+	open, end := "{", "}"
+	switch t.Kind() {
+	case reflect.Pointer:
+		return laidOut(rt, t.Elem())
+	case reflect.String:
+		return around(quote(rapid.StringMatching(`[a-z_é茶/]{0,8}`).Draw(rt, "text")))
+	case reflect.Bool:
+		return around(rapid.SampledFrom([]string{"true", "false"}).Draw(rt, "bool"))
+	case reflect.Int, reflect.Int64:
+		return around(rapid.SampledFrom([]string{"0", "-0", "7", "-12", "9223372036854775807", "-9223372036854775808"}).Draw(rt, "number"))
+	case reflect.Struct:
+		for _, i := range rapid.Permutation(fieldsOf(t)).Draw(rt, "order") {
+			if rapid.IntRange(0, 4).Draw(rt, "absent") > 0 {
+				name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+				items = append(items, around(quote(name))+":"+laidOut(rt, t.Field(i).Type))
+			}
+		}
+	case reflect.Map:
+		for _, name := range rapid.SliceOfNDistinct(rapid.StringMatching(`[a-w_]{0,3}`), 0, 3, rapid.ID).Draw(rt, "names") {
+			items = append(items, around(quote(name))+":"+laidOut(rt, t.Elem()))
+		}
+	case reflect.Slice:
+		open, end = "[", "]"
+		for range rapid.IntRange(0, 3).Draw(rt, "items") {
+			items = append(items, laidOut(rt, t.Elem()))
+		}
+	default:
+		rt.Fatalf("a body has a %s", t)
+	}
+	return around(open + space.Draw(rt, "inside") + strings.Join(items, ",") + end)
+}
+
+func fieldsOf(t reflect.Type) []int {
+	all := make([]int, t.NumField())
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
 
 // TestNoBodyIsTooStrange spoils good bodies, a few bytes at a time: whatever
 // comes is carried out or refused, and never a fault of ours.

@@ -160,7 +160,7 @@ func (l *life) any(label string, n int) int { return rapid.IntRange(0, n-1).Draw
 
 // step is something that somebody does. Most of it may be refused, or fail.
 func (l *life) step() {
-	what := l.any("what", 12)
+	what := l.any("what", 13)
 	if len(l.orders) == 0 {
 		what = 0
 	}
@@ -202,6 +202,8 @@ func (l *life) step() {
 	case 11:
 		l.clock.Add(int64(l.any("minutes", 25)) * time.Minute.Milliseconds())
 		_ = l.timers().Fire(ctx)
+	case 12:
+		_, _ = l.shop.Inventory(ctx, l.named(), "a", inventory.Divide{Shards: 2 + l.any("shards", 3)})
 	}
 }
 

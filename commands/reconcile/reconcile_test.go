@@ -565,3 +565,39 @@ func TestEventsComeInTheOrderOfTheLog(t *testing.T) {
 		t.Error("an event came again")
 	}
 }
+
+func TestGoodsBetweenShardsAreAccountedFor(t *testing.T) {
+	steps := []func(h *history){
+		func(h *history) { h.stock("", "a", inventory.Receive{Quantity: 10}) },
+		func(h *history) { h.stock("", "a", inventory.Divide{Shards: 2}) },
+		func(h *history) { h.stock("out", "a", inventory.TransferOut{To: 1, Transfer: 1, Quantity: 4}) },
+		func(h *history) { h.stock("in", "a~1", inventory.TransferIn{From: 0, Transfer: 1, Quantity: 4}) },
+		func(h *history) { h.stock("settled", "a", inventory.TransferSettle{To: 1, Transfer: 1}) },
+	}
+	for _, tt := range []struct {
+		done int
+		skip string
+		want []reconcile.Finding
+	}{
+		{5, "none", []reconcile.Finding{}},
+		{4, "none", []reconcile.Finding{{SKU: "a", Retry: []string{"inventory-a"}}}},
+		{3, "none", []reconcile.Finding{{SKU: "a", Retry: []string{"inventory-a"}}}},
+		{5, "in", []reconcile.Finding{{SKU: "a"}}},
+	} {
+		h := newHistory(t, tt.skip)
+		for _, step := range steps[:tt.done] {
+			step(h)
+		}
+		got := h.audit(reconcile.Config{})
+		for i := range got.Findings {
+			f := &got.Findings[i]
+			if f.Kind != reconcile.StockTransfer || f.Text == "" {
+				t.Errorf("got %+v", *f)
+			}
+			*f = reconcile.Finding{SKU: f.SKU, Retry: f.Retry}
+		}
+		if diff := cmp.Diff(tt.want, got.Findings); diff != "" || got.SKUs != 1 {
+			t.Errorf("after %d steps without %q: %d SKUs\n%s", tt.done, tt.skip, got.SKUs, diff)
+		}
+	}
+}

@@ -58,9 +58,10 @@ const (
 	MismatchWaits   Kind = "mismatch_waits" // waits for a person
 	OrphanWaits     Kind = "orphan_waits"   // waits for a person
 
-	StockDiffers        Kind = "stock_differs" // a reservation is not what its order should have
-	StockPhase          Kind = "stock_phase"   // it is not as firm as its order is
-	StockState          Kind = "stock_state"   // a SKU's counters are not what its reservations come to
+	StockDiffers        Kind = "stock_differs"  // a reservation is not what its order should have
+	StockPhase          Kind = "stock_phase"    // it is not as firm as its order is
+	StockState          Kind = "stock_state"    // a SKU's counters are not what its reservations come to
+	StockTransfer       Kind = "stock_transfer" // between a SKU's shards; it has not arrived, or does not agree
 	ReservationStranded Kind = "reservation_stranded"
 
 	BillMissing Kind = "bill_missing" // the channel has it and we do not

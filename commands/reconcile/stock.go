@@ -6,19 +6,20 @@ import (
 	"strings"
 	"time"
 
+	"cartwright/domain"
 	"cartwright/domain/event"
 	"cartwright/domain/inventory"
 	"cartwright/domain/order"
 	"cartwright/domain/seen"
 )
 
-// A shelf is the stock of one SKU.
+// A shelf is the stock of one SKU, or of a shard of one.
 type shelf struct {
 	past
 	state inventory.Stock
 }
 
-// A lot is some of a SKU for a checkout.
+// A lot is some of a stock for a checkout.
 type lot struct{ sku, checkout string }
 
 // A need is what a lot should be, by the orders. Between what is decided and what
@@ -69,13 +70,14 @@ func (r *reporter) expectStock(id string, p past, o order.Order) {
 	}
 }
 
-// unitsOf sums what an order should have, by SKU.
+// unitsOf sums what an order should have, by the stock it is in.
 func unitsOf(o order.Order) map[string]need {
 	units := map[string]need{}
 	add := func(line int, least, most int64) {
-		n := units[o.Lines[line-1].SKU]
+		stock := o.Lines[line-1].Stock()
+		n := units[stock]
 		n.least, n.most, n.phase = n.least+least, n.most+most, phaseOf(o)
-		units[o.Lines[line-1].SKU] = n
+		units[stock] = n
 	}
 	for i, it := range o.Lines {
 		least := it.Quantity - it.Shipped - it.RefundedUnshipped
@@ -117,7 +119,10 @@ func phaseOf(o order.Order) inventory.Phase {
 // against its reservations.
 func (r *reporter) stock() {
 	for sku, s := range sorted(r.audit.stocks) {
-		r.report.SKUs++
+		if _, shard := domain.ShardOf(sku); shard == 0 {
+			r.report.SKUs++
+		}
+		r.transfers(sku, s)
 		if err := s.state.Check(); err != nil && !s.broken {
 			r.add(Finding{Kind: StockState, SKU: sku, Text: fmt.Sprintf("It contradicts itself: %v.", err)}, s.newest)
 		}
@@ -139,6 +144,30 @@ func (r *reporter) stock() {
 			Kind: StockDiffers, SKU: at.sku, Order: n.order, Expected: &Sum{Amount: n.least}, Actual: &Sum{},
 			Text: "The order should have units of it, and has none.", Retry: []string{"order-" + n.order},
 		}, n.newest)
+	}
+}
+
+// transfers holds what a shard has sent against what the others got: all of it,
+// but for the last where it is not settled.
+func (r *reporter) transfers(stock string, s *shelf) {
+	sku, from := domain.ShardOf(stock)
+	for to, last := range s.state.Sent {
+		other := r.audit.stocks[domain.StockID(sku, to)]
+		got := int64(0)
+		if other != nil {
+			got = other.state.Got[from]
+		}
+		f := Finding{Kind: StockTransfer, SKU: stock, Retry: []string{"inventory-" + stock}}
+		switch {
+		case s.broken || other != nil && other.broken:
+		case last.Open && (got == last.Transfer || got == last.Transfer-1):
+			f.Text = fmt.Sprintf("%d units are on the way to shard %d.", last.Quantity, to)
+			r.add(f, s.newest)
+		case last.Open || got != last.Transfer:
+			f.Text = fmt.Sprintf("Transfer %d to shard %d was the last, and the last that came is %d.", last.Transfer, to, got)
+			f.Retry = nil
+			r.add(f, s.newest)
+		}
 	}
 }
 

@@ -158,6 +158,7 @@ func (t *tape) order(o *order.Order) {
 func (t *tape) item(i int, it *order.Item) {
 	it.Line.Line = i + 1
 	word(t, &it.SKU)
+	num(t, &it.Shard)
 	for _, n := range []*int64{
 		&it.Quantity, &it.UnitPrice, &it.Freight, &it.Packed, &it.Shipped, &it.RefundedUnshipped, &it.Returned, &it.Refunded, &it.RefundedFreight,
 	} {

@@ -84,13 +84,13 @@ type Type struct {
 	Name    string
 	Version int
 	goType  reflect.Type
-	decode  func(version int, raw json.RawMessage) (any, error)
+	decode  func(unmarshal func([]byte, any) error, version int, raw json.RawMessage) (any, error)
 }
 
 // Of describes T as stored under name. Its version is one more than the number
 // of upcasts, so the two cannot disagree.
 func Of[T any](name string, lift ...Upcast) Type {
-	decode := func(version int, raw json.RawMessage) (any, error) {
+	decode := func(unmarshal func([]byte, any) error, version int, raw json.RawMessage) (any, error) {
 		for _, up := range lift[version-1:] {
 			next, err := up(raw)
 			if err != nil {
@@ -99,7 +99,7 @@ func Of[T any](name string, lift ...Upcast) Type {
 			raw = next
 		}
 		var e T
-		err := json.Unmarshal(raw, &e)
+		err := unmarshal(raw, &e)
 		return e, err
 	}
 	return Type{name, 1 + len(lift), reflect.TypeFor[T](), decode}
@@ -107,13 +107,17 @@ func Of[T any](name string, lift ...Upcast) Type {
 
 // A Registry turns events into what is stored, and back.
 type Registry struct {
+	// Unmarshal reads stored JSON as encoding/json does, which is what
+	// NewRegistry puts here; set another before the registry is used.
+	Unmarshal func(data []byte, into any) error
+
 	byName map[string]Type
 	byGo   map[reflect.Type]Type
 }
 
 // NewRegistry refuses two types of one name and one type of two names.
 func NewRegistry(types ...Type) (*Registry, error) {
-	r := &Registry{map[string]Type{}, map[reflect.Type]Type{}}
+	r := &Registry{json.Unmarshal, map[string]Type{}, map[reflect.Type]Type{}}
 	for _, t := range types {
 		if _, dup := r.byName[t.Name]; dup {
 			return nil, fmt.Errorf("event name %q registered twice", t.Name)
@@ -142,7 +146,7 @@ func (r *Registry) Decode(rec Recorded) (any, error) {
 	if !ok || rec.Version < 1 || rec.Version > t.Version {
 		return nil, fmt.Errorf("%s revision %d: no event %s v%d is known here", rec.Stream, rec.Revision, rec.Name, rec.Version)
 	}
-	e, err := t.decode(rec.Version, rec.Data)
+	e, err := t.decode(r.Unmarshal, rec.Version, rec.Data)
 	if err != nil {
 		return nil, fmt.Errorf("%s revision %d: decode %s v%d: %w", rec.Stream, rec.Revision, rec.Name, rec.Version, err)
 	}

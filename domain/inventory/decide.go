@@ -33,12 +33,29 @@ func (s Stock) fact(c Command) (Event, error) {
 	case Adjust:
 		return Adjusted(c), reason(c.Reason)
 	case Count:
-		return Counted(c), reason(c.Reason)
+		return s.count(c)
 	case SetPolicy:
 		if s.Known && c.Safety == s.Safety && c.Backorder == s.Backorder {
 			return nil, nil
 		}
 		return PolicySet(c), nil
+	case Divide:
+		if c.Shards == s.Shards {
+			return nil, nil
+		}
+		return Divided(c), nil
+	case TransferOut:
+		return s.transferOut(c)
+	case TransferIn:
+		if c.Transfer <= s.Got[c.From] {
+			return nil, nil
+		}
+		return TransferredIn(c), nil
+	case TransferSettle:
+		if last := s.Sent[c.To]; c.Transfer < last.Transfer || c.Transfer == last.Transfer && !last.Open {
+			return nil, nil
+		}
+		return TransferSettled(c), nil
 	case Hold:
 		return s.hold(c)
 	case Commit:
@@ -78,6 +95,9 @@ func (s Stock) hold(c Hold) (Event, error) {
 			return nil, nil
 		}
 		return e, nil // allows says what is in the way
+	}
+	if err := s.knownToBeSplit(c.Shards); err != nil {
+		return nil, err
 	}
 	return e, age(c.Order, c.Now.Sub(id.Time()))
 }

@@ -28,6 +28,8 @@ func evolve(s Stock, e Event) (Stock, error) {
 	switch e := e.(type) {
 	case Received, Adjusted, Counted, PolicySet:
 		// Counters only.
+	case Divided, TransferredOut, TransferredIn, TransferSettled:
+		s = s.spread(e)
 	case Held:
 		return s.opened(e)
 	case Committed:
@@ -69,6 +71,15 @@ func (s Stock) allows(e Event) error {
 		if err = level("safety", e.Safety); err == nil {
 			err = level("backorder", e.Backorder)
 		}
+	case Divided:
+		err = s.allowsDivided(e)
+	case TransferredOut:
+		shortage = "out_of_stock"
+		err = s.allowsOut(e)
+	case TransferredIn:
+		err = s.allowsIn(e)
+	case TransferSettled:
+		err = s.allowsSettled(e)
 	case Held:
 		shortage = "out_of_stock"
 		err = s.allowsHeld(e)
@@ -186,6 +197,14 @@ func (s Stock) moved(e Event) Stock {
 		s.OnHand = e.OnHand
 	case PolicySet:
 		s.Safety, s.Backorder = e.Safety, e.Backorder
+	case TransferredOut:
+		s.OnHand -= e.Quantity
+		s.Moved -= e.Quantity
+	case TransferredIn:
+		s.OnHand += e.Quantity
+		s.Moved += e.Quantity
+	case Divided, TransferSettled:
+		// Nothing is moved.
 	case Held:
 		s.Held += e.Quantity
 	case Committed:

@@ -27,6 +27,33 @@
 // Damaged goods that come back stand on the shelf and are unavailable, so they
 // add to both counters and leave what can be sold as it was
 // (TestReturns). Adding to unavailable alone would take sound goods off sale.
+//
+// # Shards
+//
+// One stream is decided in one place at a time, so a SKU that several processes
+// sell can be divided: its own stream is shard 0, and the streams of the others,
+// domain.StockID, begin empty. Each is a stock like any other.
+// A hold lies in one shard as a whole, and so does whatever becomes of it; the
+// order remembers in which. What is received, corrected, kept back, sold without
+// being there or comes back stands on shard 0.
+//
+// Goods that nobody has move between shards in three steps, each an event of one
+// stream: out of the one, into the other, settled in the one. The transfers from
+// one shard to another are counted and go one at a time, so that a step which is
+// done again is known for ever by one number, and whoever finds a transfer open,
+// whenever that is, finishes it. A key for each transfer was rejected: it would
+// have to be remembered until nobody can be slow any more.
+//
+// What is on the way is nobody's to sell, so nothing is sold twice. Each shard
+// knows what it got by transfers and what it gave (Moved). Without that its
+// counters sum up to the counters of a SKU that was never divided, whatever is on
+// the way, and even where one shard is seen earlier than another: see Whole
+// (TestShardsAreOneStock). Adding up what is open was rejected, as it needs all
+// shards to be seen at one moment.
+//
+// Shards are never joined again: a process that has not heard of it would look
+// for them. A stocktake is refused, since it says what all shards have in one
+// number, while each is sold from; a correction says the difference.
 package inventory
 
 import (
@@ -68,6 +95,11 @@ type Stock struct {
 	Newest       time.Time    `json:"newest,omitzero"`       // of all order ids that held
 	Closed       seen.Memory  `json:"closed,omitzero"`       // attempts and keys of reservations that ended
 	Restocks     seen.Memory  `json:"restocks,omitzero"`     // refunds whose goods are back
+
+	Shards int              `json:"shards,omitempty"` // of the SKU, as its first one knows; 0 is one
+	Moved  int64            `json:"moved,omitempty"`  // what came from other shards less what went to them
+	Sent   map[int]Transfer `json:"sent,omitempty"`   // the last transfer to each shard
+	Got    map[int]int64    `json:"got,omitempty"`    // the last transfer from each shard
 }
 
 // A Phase says how firm a reservation is.

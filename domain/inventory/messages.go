@@ -29,6 +29,26 @@ type (
 	}
 	// SetPolicy says how much is kept back and how much may be sold that is not there.
 	SetPolicy struct{ Safety, Backorder int64 }
+	// Divide spreads a SKU over so many shards, of which its own stream is the first.
+	Divide struct{ Shards int }
+	// TransferOut sends goods that nobody has to another shard. Transfers from one
+	// shard to another are counted, and the next begins when the last is settled.
+	TransferOut struct {
+		To       int
+		Transfer int64 // from 1
+		Quantity int64
+	}
+	// TransferIn takes in what another shard sent.
+	TransferIn struct {
+		From     int
+		Transfer int64
+		Quantity int64
+	}
+	// TransferSettle notes, where goods were sent from, that they have arrived.
+	TransferSettle struct {
+		To       int
+		Transfer int64
+	}
 	// Hold promises goods to an order until it is paid. At most one hold of an
 	// order is open on a SKU; another attempt's is named in the refusal.
 	Hold struct {
@@ -37,6 +57,7 @@ type (
 		Quantity int64
 		Now      time.Time // of the server; a hold for an order id older than a day is refused
 		Expires  time.Time
+		Shards   int // into how many the caller takes the SKU to be divided; 0 does not ask
 	}
 	// Commit turns a hold into an allocation, when the order is paid.
 	Commit struct{ Order string }
@@ -63,16 +84,20 @@ type (
 	}
 )
 
-func (Receive) command()    {}
-func (Adjust) command()     {}
-func (Count) command()      {}
-func (SetPolicy) command()  {}
-func (Hold) command()       {}
-func (Commit) command()     {}
-func (Release) command()    {}
-func (Ship) command()       {}
-func (Deallocate) command() {}
-func (Restock) command()    {}
+func (Receive) command()        {}
+func (Adjust) command()         {}
+func (Count) command()          {}
+func (SetPolicy) command()      {}
+func (Divide) command()         {}
+func (TransferOut) command()    {}
+func (TransferIn) command()     {}
+func (TransferSettle) command() {}
+func (Hold) command()           {}
+func (Commit) command()         {}
+func (Release) command()        {}
+func (Ship) command()           {}
+func (Deallocate) command()     {}
+func (Restock) command()        {}
 
 // Event is a fact: it is never refused, only found impossible.
 //
@@ -100,6 +125,27 @@ type (
 	PolicySet struct {
 		Safety    int64 `json:"safety"`
 		Backorder int64 `json:"backorder"`
+	}
+	// Divided spread a SKU over shards.
+	Divided struct {
+		Shards int `json:"shards"`
+	}
+	// TransferredOut sent goods to another shard.
+	TransferredOut struct {
+		To       int   `json:"to"`
+		Transfer int64 `json:"transfer"` // from 1, of this shard to that one
+		Quantity int64 `json:"quantity"`
+	}
+	// TransferredIn took in what another shard had sent.
+	TransferredIn struct {
+		From     int   `json:"from"`
+		Transfer int64 `json:"transfer"`
+		Quantity int64 `json:"quantity"`
+	}
+	// TransferSettled closed a transfer that has arrived.
+	TransferSettled struct {
+		To       int   `json:"to"`
+		Transfer int64 `json:"transfer"`
 	}
 	// Held promised goods to an order.
 	Held struct {
@@ -141,16 +187,20 @@ type (
 	}
 )
 
-func (Received) event()    {}
-func (Adjusted) event()    {}
-func (Counted) event()     {}
-func (PolicySet) event()   {}
-func (Held) event()        {}
-func (Committed) event()   {}
-func (Released) event()    {}
-func (ShippedOut) event()  {}
-func (Deallocated) event() {}
-func (Restocked) event()   {}
+func (Received) event()        {}
+func (Adjusted) event()        {}
+func (Counted) event()         {}
+func (PolicySet) event()       {}
+func (Divided) event()         {}
+func (TransferredOut) event()  {}
+func (TransferredIn) event()   {}
+func (TransferSettled) event() {}
+func (Held) event()            {}
+func (Committed) event()       {}
+func (Released) event()        {}
+func (ShippedOut) event()      {}
+func (Deallocated) event()     {}
+func (Restocked) event()       {}
 
 // Types lists the events as they are stored.
 func Types() []event.Type {
@@ -159,6 +209,10 @@ func Types() []event.Type {
 		event.Of[Adjusted]("inventory.adjusted"),
 		event.Of[Counted]("inventory.counted"),
 		event.Of[PolicySet]("inventory.policy_set"),
+		event.Of[Divided]("inventory.divided"),
+		event.Of[TransferredOut]("inventory.transferred_out"),
+		event.Of[TransferredIn]("inventory.transferred_in"),
+		event.Of[TransferSettled]("inventory.transfer_settled"),
 		event.Of[Held]("inventory.held"),
 		event.Of[Committed]("inventory.committed"),
 		event.Of[Released]("inventory.released"),

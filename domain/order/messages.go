@@ -3,6 +3,7 @@ package order
 import (
 	"time"
 
+	"cartwright/domain"
 	"cartwright/domain/event"
 )
 
@@ -13,9 +14,13 @@ type Line struct {
 	Title     string `json:"title"`
 	Offer     string `json:"offer"` // digest of the offer's snapshot it was sold under
 	Quantity  int64  `json:"quantity"`
-	UnitPrice int64  `json:"unit_price"` // minor units
-	Freight   int64  `json:"freight"`    // minor units, per unit
+	UnitPrice int64  `json:"unit_price"`      // minor units
+	Freight   int64  `json:"freight"`         // minor units, per unit
+	Shard     int    `json:"shard,omitempty"` // of the SKU's stock, where it is divided: the one that held the goods
 }
+
+// Stock names the stock that the line's goods are in.
+func (l Line) Stock() string { return domain.StockID(l.SKU, l.Shard) }
 
 // A Sibling is another seller's order of the same checkout. The checkout's
 // first order records them all, so that whoever finds it can append the rest.

@@ -75,11 +75,13 @@ func (a Address) Check(pointer string) error {
 		{"postal_code", a.PostalCode, 20, false},
 		{"country", a.Country, 64, true},
 	} {
-		at := pointer + "/" + f.name
 		if f.required && f.value == "" {
-			faults = append(faults, domain.Field{Pointer: at, Detail: "This is required."})
+			faults = append(faults, domain.Field{Pointer: pointer + "/" + f.name, Detail: "This is required."})
 		}
-		if e, ok := errors.AsType[*domain.Error](domain.CheckText(at, f.value, f.limit)); ok {
+		if domain.CheckText("", f.value, f.limit) == nil {
+			continue // most are well, and need no place made up for them
+		}
+		if e, ok := errors.AsType[*domain.Error](domain.CheckText(pointer+"/"+f.name, f.value, f.limit)); ok {
 			faults = append(faults, e.Fields...)
 		}
 	}

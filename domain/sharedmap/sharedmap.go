@@ -51,7 +51,10 @@ type node[K comparable, V any] struct {
 	entries []entry[K, V]
 }
 
+// An entry has its key's hash, which tells it from nearly all others without a
+// look at the key: that may lie anywhere in memory.
 type entry[K comparable, V any] struct {
+	hash  uint64
 	key   K
 	value V
 }
@@ -81,14 +84,15 @@ func (m Map[K, V]) Get(key K) (value V, found bool) {
 	if m.Len() == 0 {
 		return value, false
 	}
-	n, hash := m.tree.root, maphash.Comparable(m.tree.seed, key)
-	for ; n != nil && n.below != nil; hash >>= fanBits {
-		n = n.below[hash%fan]
+	hash := maphash.Comparable(m.tree.seed, key)
+	n := m.tree.root
+	for way := hash; n != nil && n.below != nil; way >>= fanBits {
+		n = n.below[way%fan]
 	}
 	if n == nil {
 		return value, false
 	}
-	if i := n.find(key); i >= 0 {
+	if i := n.find(hash, key); i >= 0 {
 		return n.entries[i].value, true
 	}
 	return value, false
@@ -100,7 +104,7 @@ func (m *Map[K, V]) Put(key K, value V) {
 		m.tree = &tree[K, V]{seed: maphash.MakeSeed(), owner: &owner{}}
 	}
 	t := m.tree
-	t.put(&t.root, entry[K, V]{key, value}, maphash.Comparable(t.seed, key), 0)
+	t.put(&t.root, entry[K, V]{maphash.Comparable(t.seed, key), key, value}, 0)
 }
 
 // Delete takes a key out, if it is there.
@@ -109,16 +113,16 @@ func (m *Map[K, V]) Delete(key K) {
 		return
 	}
 	t, at, hash := m.tree, &m.tree.root, maphash.Comparable(m.tree.seed, key)
-	for {
+	for way := hash; ; way >>= fanBits {
 		n := t.own(at)
 		if n.below == nil {
 			last := len(n.entries) - 1
-			n.entries[n.find(key)] = n.entries[last]
+			n.entries[n.find(hash, key)] = n.entries[last]
 			n.entries[last] = entry[K, V]{} // nothing holds on to it
 			n.entries = n.entries[:last]
 			break
 		}
-		at, hash = &n.below[hash%fan], hash>>fanBits
+		at = &n.below[way%fan]
 	}
 	if t.count--; t.count == 0 {
 		t.root = nil
@@ -171,9 +175,9 @@ func (m *Map[K, V]) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-func (n *node[K, V]) find(key K) int {
+func (n *node[K, V]) find(hash uint64, key K) int {
 	for i := range n.entries {
-		if n.entries[i].key == key {
+		if n.entries[i].hash == hash && n.entries[i].key == key {
 			return i
 		}
 	}
@@ -218,13 +222,13 @@ func (t *tree[K, V]) own(at **node[K, V]) *node[K, V] {
 	return n
 }
 
-func (t *tree[K, V]) put(at **node[K, V], e entry[K, V], hash uint64, depth int) {
+func (t *tree[K, V]) put(at **node[K, V], e entry[K, V], depth int) {
 	n := t.own(at)
 	if n.below != nil {
-		t.put(&n.below[hash%fan], e, hash>>fanBits, depth+fanBits)
+		t.put(&n.below[e.hash>>depth%fan], e, depth+fanBits)
 		return
 	}
-	if i := n.find(e.key); i >= 0 {
+	if i := n.find(e.hash, e.key); i >= 0 {
 		n.entries[i].value = e.value
 		return
 	}
@@ -234,14 +238,14 @@ func (t *tree[K, V]) put(at **node[K, V], e entry[K, V], hash uint64, depth int)
 		return
 	}
 	t.split(n, depth)
-	t.put(&n.below[hash%fan], e, hash>>fanBits, depth+fanBits)
+	t.put(&n.below[e.hash>>depth%fan], e, depth+fanBits)
 }
 
 // split makes a branch of a full leaf.
 func (t *tree[K, V]) split(n *node[K, V], depth int) {
 	n.below = new([fan]*node[K, V]{})
 	for _, e := range n.entries {
-		under := t.own(&n.below[maphash.Comparable(t.seed, e.key)>>depth%fan])
+		under := t.own(&n.below[e.hash>>depth%fan])
 		under.entries = append(under.entries, e)
 	}
 	n.entries = nil

@@ -138,3 +138,20 @@ func BenchmarkGet(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkMiss looks for the key of an order that is new, as every hold does, in
+// one of a thousand maps, none of which is in the processor's cache.
+func BenchmarkMiss(b *testing.B) {
+	const stocks = 1000
+	var all [stocks]sharedmap.Map[string, [14]uint64]
+	order := func(n int) string { return fmt.Sprintf("%019d", n) }
+	for n := range stocks * 60 {
+		all[n%stocks].Put(order(n), [14]uint64{})
+	}
+	absent := order(stocks * 60)
+	for i := 0; b.Loop(); i++ {
+		if _, found := all[i*7919%stocks].Get(absent); found {
+			b.Fatal("found what is not there")
+		}
+	}
+}

@@ -137,8 +137,10 @@ func refusal(err error) error {
 // known is key for who makes one if there is none: that none was found a while ago
 // is good enough then, since a key is made only where there still is none.
 func (r *Ring) known(ctx context.Context, buyer string) ([]byte, error) {
-	_, has := r.keys.GetIfPresent(buyer)
-	if _, none := r.none.GetIfPresent(buyer); none && !has {
+	if key, has := r.keys.GetIfPresent(buyer); has {
+		return key, nil
+	}
+	if _, none := r.none.GetIfPresent(buyer); none {
 		return nil, nil
 	}
 	key, err := r.key(ctx, buyer)

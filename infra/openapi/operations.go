@@ -300,11 +300,18 @@ func inventoryOperations() []operation {
 	policy := change("/policy", "setStockPolicy", "Keep some back, or sell more than there is", "StockPolicy", "If-Match", "")
 	policy.method, policy.status, policy.headers = "put", 200, policy.headers[1:]
 	policy.slugs = []string{"400" + badHead + badBody + " invalid_sku invalid_quantity quantity_overflow", "409 conflict out_of_stock", stale, tooLarge, notJSON}
+	count := change("/counts", "count", "A stocktake: set what is on the shelf", "Count", "If-Match!", " no_reason", "428 if_match_required")
+	count.slugs[1] += " stock_is_split"
+	shards := change("/shards", "divideStock", "Divide a SKU that several processes sell into shards", "Shards", "If-Match", "")
+	shards.status = 200
+	shards.details = "Callers see one stock as before, but for a count, which is refused. The number of shards only grows; asked for again it changes nothing."
+	shards.slugs = []string{"400" + badKey + badHead + badBody + " invalid_sku invalid_quantity", "409 conflict shards_only_grow", stale, tooLarge, notJSON, reused}
 	return []operation{
 		change("/receipts", "receive", "Put goods on the shelf", "Receipt", "If-Match", ""),
 		change("/adjustments", "adjust", "Correct what is on the shelf, or how much of it can be sold", "Adjustment", "If-Match", " no_reason"),
-		change("/counts", "count", "A stocktake: set what is on the shelf", "Count", "If-Match!", " no_reason", "428 if_match_required"),
+		count,
 		policy,
+		shards,
 		{
 			method: "get", path: "/v1/inventory/{sku}", id: "stock", tag: "inventory", summary: "What there is of a SKU",
 			headers: []string{"Cartwright-Token", "traceparent"}, status: 200, answer: "Stock", etag: true, notModified: true,
