@@ -29,6 +29,7 @@ const (
 	modGRPC   = "google.golang.org/grpc"
 	modOtter  = "github.com/maypok86/otter"
 	modPebble = "github.com/cockroachdb/pebble"
+	modSonic  = "github.com/bytedance/sonic"
 	modSync   = "golang.org/x/sync"
 	modESDB   = "github.com/EventStore/EventStore-Client-Go"
 )
@@ -62,10 +63,10 @@ var doors = map[string]door{
 	"infra/process": {ours: []string{"domain", "infra/kafkabus"}, others: []string{"github.com/ThreeDotsLabs/watermill", modUUID}},
 
 	// Views.
-	"infra/pebblekv":     {ours: []string{"domain", "projections"}, others: []string{modPebble, modSync}},
+	"infra/pebblekv":     {ours: []string{"domain", "projections"}, others: []string{modPebble, modSonic, modSync}},
 	"infra/elasticviews": {ours: []string{"domain", "projections"}, others: []string{"github.com/elastic/go-elasticsearch"}},
 	"infra/redisviews":   {ours: []string{"domain", "projections"}, others: []string{"github.com/redis/go-redis", "github.com/sony/gobreaker"}},
-	"infra/sqliteviews":  {ours: []string{"domain", "projections"}, others: []string{"modernc.org/sqlite", modSync}},
+	"infra/sqliteviews":  {ours: []string{"domain", "projections"}, others: []string{"modernc.org/sqlite", modSonic, modSync}},
 
 	// Payment channels.
 	"infra/outward":    {ours: []string{"domain"}},
@@ -88,7 +89,7 @@ var doors = map[string]door{
 	"infra/storetest": {ours: []string{"domain", "commands"}, others: []string{modCmp, modRapid, modGoleak, modUUID}},
 	"infra/bustest":   {ours: []string{"domain", "projections"}, others: []string{modCmp, modRapid, modGoleak, modUUID}},
 	"infra/cputime":   {},
-	"infra/viewtest":  {ours: []string{"domain", "projections", "infra/cputime"}, others: []string{modCmp, modRapid, modGoleak, modUUID}},
+	"infra/viewtest":  {ours: []string{"domain", "projections", "infra/cputime"}, others: []string{modCmp, modRapid, modGoleak, modSonic, modUUID}},
 }
 
 // rooms are the only folders at the top.

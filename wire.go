@@ -6,11 +6,13 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 
+	"github.com/bytedance/sonic"
 	"github.com/maypok86/otter/v2"
 
 	"cartwright/commands"
@@ -44,7 +46,8 @@ type system struct {
 
 	folder    *folder // nil where another process owns it, or none is needed
 	store     *eventLog
-	broker    *kafkanode.Node // nil where the bus is not ours
+	broker    *kafkanode.Node    // nil where the bus is not ours
+	shortcut  *kafkabus.Shortcut // nil where broker is
 	brokers   []string
 	kafkaTLS  *tls.Config
 	kafkaSASL *kafkabus.SASL
@@ -88,6 +91,7 @@ func openSystem(ctx context.Context, cfg config, need needs) (_ *system, err err
 	if s.events, err = commands.Events(); err != nil {
 		return nil, err
 	}
+	s.events.Unmarshal = readEvent
 	for _, step := range []func(context.Context, needs) error{s.openFolder, s.openLog, s.openBus, s.openRedis, s.openViews, s.openShop} {
 		if err := step(ctx, need); err != nil {
 			return nil, err
@@ -181,6 +185,7 @@ func (s *system) openBus(ctx context.Context, need needs) (err error) {
 		}
 		s.opened(func(context.Context) error { return s.broker.Close() })
 		s.brokers = []string{s.broker.Addr()}
+		s.shortcut = kafkabus.NewShortcut(s.broker.Ends)
 		if err = s.folder.write("kafka", s.broker.Addr()); err != nil {
 			return err
 		}
@@ -222,7 +227,7 @@ const embeddedBookmark = "kafka"
 
 // bus is how to reach the topic as a member of a group.
 func (s *system) bus(group string) kafkabus.Config {
-	return kafkabus.Config{Brokers: s.brokers, Topic: s.cfg.topic(), Group: group, TLS: s.kafkaTLS, SASL: s.kafkaSASL, Log: s.log}
+	return kafkabus.Config{Brokers: s.brokers, Topic: s.cfg.topic(), Group: group, TLS: s.kafkaTLS, SASL: s.kafkaSASL, Log: s.log, Shortcut: s.shortcut}
 }
 
 func (s *system) openRedis(ctx context.Context, need needs) (err error) {
@@ -337,4 +342,13 @@ func (s *system) secret(purpose string) []byte {
 	mac := hmac.New(sha256.New, s.master)
 	_, _ = mac.Write([]byte("cartwright " + purpose))
 	return mac.Sum(nil)
+}
+
+// readEvent reads what an event says as encoding/json does, in a third of the time.
+// What is wrong with it is encoding/json's to say, which quotes nothing of it.
+func readEvent(data []byte, into any) error {
+	if sonic.ConfigStd.Unmarshal(data, into) == nil {
+		return nil
+	}
+	return json.Unmarshal(data, into)
 }

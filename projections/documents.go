@@ -46,6 +46,9 @@ type Stock struct {
 	// zero when nothing is held. It is a lower bound: whoever looks then asks
 	// the stream which holds are over.
 	SweepAt time.Time `json:"sweep_at,omitzero"`
+
+	Shards int   `json:"shards,omitempty"` // into which the SKU is divided, as its first one knows; the others are documents too
+	Moved  int64 `json:"moved,omitempty"`  // of what is on hand: what came from other shards less what went to them
 }
 
 // Offer is the document of one SKU's offer.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Terms of a text index begin with a letter that says what they are, so that
@@ -26,7 +27,8 @@ func (o Order) Words() string {
 			if strings.HasPrefix(term, termChar) {
 				term = termBreak // it stands among the single characters
 			}
-			out.WriteString(term + " ")
+			out.WriteString(term)
+			out.WriteByte(' ')
 		}
 		for _, r := range plain(t) {
 			if dense(r) {
@@ -72,12 +74,14 @@ func joined(terms []string) []string {
 func cut(text string) []string {
 	var terms []string
 	for _, run := range runs(text) {
-		switch letters := []rune(run); {
-		case !dense(letters[0]):
+		first, size := utf8.DecodeRuneInString(run)
+		switch {
+		case !dense(first):
 			terms = append(terms, termWord+run)
-		case len(letters) == 1:
+		case len(run) == size:
 			terms = append(terms, termChar+run)
 		default:
+			letters := []rune(run)
 			for i := range len(letters) - 1 {
 				terms = append(terms, termWord+string(letters[i:i+2]))
 			}
@@ -91,11 +95,11 @@ func cut(text string) []string {
 func runs(text string) []string {
 	var all []string
 	begun, was := -1, false
-	letters := []rune(plain(text))
-	for i, r := range letters {
+	text = plain(text)
+	for i, r := range text {
 		word := unicode.IsLetter(r) || unicode.IsNumber(r) || unicode.IsMark(r)
 		if begun >= 0 && (!word || dense(r) != was) {
-			all = append(all, string(letters[begun:i]))
+			all = append(all, text[begun:i])
 			begun = -1
 		}
 		if word && begun < 0 {
@@ -103,15 +107,18 @@ func runs(text string) []string {
 		}
 	}
 	if begun >= 0 {
-		all = append(all, string(letters[begun:]))
+		all = append(all, text[begun:])
 	}
 	return all
 }
 
 // dense tells the scripts that put no spaces between words.
 func dense(r rune) bool {
-	const longVowel = 'ー' // of Katakana, though of no script by itself
-	return unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana) || r == longVowel
+	const (
+		first     = '⺀' // below are none, and nearly all letters of other scripts
+		longVowel = 'ー' // of Katakana, though of no script by itself
+	)
+	return r >= first && (unicode.In(r, unicode.Han, unicode.Hiragana, unicode.Katakana) || r == longVowel)
 }
 
 // plain writes the wide forms of Latin letters, digits and signs as the usual

@@ -43,16 +43,16 @@ func plain(q projections.OrderQuery) bool {
 func (a *api) buyersOrders(ctx context.Context, r *request) (answer, error) {
 	q := r.filters()
 	q.Buyer = r.id
-	return a.list(ctx, r, q)
+	return a.orders(ctx, r, q)
 }
 
 func (a *api) sellersOrders(ctx context.Context, r *request) (answer, error) {
 	q := r.filters()
 	q.Seller = r.id
-	return a.list(ctx, r, q)
+	return a.orders(ctx, r, q)
 }
 
-func (a *api) list(ctx context.Context, r *request, q projections.OrderQuery) (answer, error) {
+func (a *api) orders(ctx context.Context, r *request, q projections.OrderQuery) (answer, error) {
 	if err := r.check(); err != nil {
 		return answer{}, err
 	}
@@ -65,9 +65,9 @@ func (a *api) list(ctx context.Context, r *request, q projections.OrderQuery) (a
 	if err != nil {
 		return answer{}, err
 	}
-	told := page[orderBody]{Items: make([]orderBody, 0, len(found.Items)), NextCursor: a.sealOrder(from, found.Next)}
-	for _, doc := range found.Items {
-		told.Items = append(told.Items, tellOrder(doc))
+	told := &page[orderBody]{Items: make([]orderBody, 0, len(found.Items)), NextCursor: a.sealOrder(from, found.Next)}
+	for i := range found.Items {
+		told.Items = append(told.Items, tellOrder(&found.Items[i]))
 	}
 	return answer{body: told}, nil
 }

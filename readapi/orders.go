@@ -23,16 +23,16 @@ type orderBody struct {
 	Status          order.Status        `json:"status"`
 	Payment         order.Payment       `json:"payment"`
 	Fulfilment      order.Fulfilment    `json:"fulfilment"`
-	PlacedAt        time.Time           `json:"placed_at"`
-	PaymentDeadline time.Time           `json:"payment_deadline,omitzero"`
-	PaidAt          time.Time           `json:"paid_at,omitzero"`
-	ShippedAt       time.Time           `json:"shipped_at,omitzero"`
-	DeliveredAt     time.Time           `json:"delivered_at,omitzero"`
-	CompletesAt     time.Time           `json:"completes_at,omitzero"` // by itself
-	CompletedAt     time.Time           `json:"completed_at,omitzero"`
-	EndedAt         time.Time           `json:"ended_at,omitzero"`
-	ClosedAt        time.Time           `json:"closed_at,omitzero"`
-	ChangedAt       time.Time           `json:"changed_at"`
+	PlacedAt        instant             `json:"placed_at"`
+	PaymentDeadline instant             `json:"payment_deadline,omitempty"`
+	PaidAt          instant             `json:"paid_at,omitempty"`
+	ShippedAt       instant             `json:"shipped_at,omitempty"`
+	DeliveredAt     instant             `json:"delivered_at,omitempty"`
+	CompletesAt     instant             `json:"completes_at,omitempty"` // by itself
+	CompletedAt     instant             `json:"completed_at,omitempty"`
+	EndedAt         instant             `json:"ended_at,omitempty"`
+	ClosedAt        instant             `json:"closed_at,omitempty"`
+	ChangedAt       instant             `json:"changed_at"`
 	Total           money.Money         `json:"total"`
 	Goods           money.Money         `json:"goods"`
 	Freight         money.Money         `json:"freight"`
@@ -47,6 +47,19 @@ type orderBody struct {
 	CompletedBy     string              `json:"completed_by,omitempty"`
 	Settlement      *settledBody        `json:"settlement,omitempty"` // once its seller has earned it
 	Revision        event.Revision      `json:"revision"`
+}
+
+// An instant is a time as it is told: in UTC, as encoding/json writes a time.Time.
+type instant string
+
+func instantOf(t time.Time) instant { return instant(t.UTC().Format(time.RFC3339Nano)) }
+
+// ifSet is nothing for a time that is not set.
+func ifSet(t time.Time) instant {
+	if t.IsZero() {
+		return ""
+	}
+	return instantOf(t)
 }
 
 // fullOrder is an order with where it goes, for whoever asks for it by its id.
@@ -109,14 +122,15 @@ type refundLineBody struct {
 	Freight   money.Money `json:"freight"` // how much of that is freight
 }
 
-func tellOrder(doc projections.Doc[projections.Order]) orderBody {
-	o, s := doc.Body, doc.Body.State
+func tellOrder(doc *projections.Doc[projections.Order]) orderBody {
+	o, s := &doc.Body, &doc.Body.State
 	in := func(amount int64) money.Money { return money.Money{Amount: amount, Currency: s.Currency} }
 	return orderBody{
 		OrderID: s.ID, CheckoutID: s.Checkout, BuyerID: s.Buyer, SellerID: s.Seller,
 		Status: s.Status, Payment: s.Payment(), Fulfilment: s.Fulfilment(),
-		PlacedAt: o.PlacedAt.UTC(), PaymentDeadline: s.Deadline.UTC(), PaidAt: o.PaidAt.UTC(), ShippedAt: o.ShippedAt.UTC(),
-		DeliveredAt: o.DeliveredAt.UTC(), CompletesAt: s.CompletesAt().UTC(), CompletedAt: o.CompletedAt.UTC(), EndedAt: o.EndedAt.UTC(), ClosedAt: o.ClosedAt.UTC(), ChangedAt: o.ChangedAt.UTC(),
+		PlacedAt: instantOf(o.PlacedAt), PaymentDeadline: ifSet(s.Deadline), PaidAt: ifSet(o.PaidAt), ShippedAt: ifSet(o.ShippedAt),
+		DeliveredAt: ifSet(o.DeliveredAt), CompletesAt: ifSet(s.CompletesAt()), CompletedAt: ifSet(o.CompletedAt), EndedAt: ifSet(o.EndedAt),
+		ClosedAt: ifSet(o.ClosedAt), ChangedAt: instantOf(o.ChangedAt),
 		Total: in(s.Total()), Goods: in(s.Goods()), Freight: in(s.FreightTotal()), Paid: in(s.Paid), Refunded: in(s.RefundedAmount()),
 		Method: s.Method, PaymentID: s.PaymentID, Settlement: tellSettled(s, in),
 		Lines: tellLines(s, in), Parcels: tellParcels(s), Refunds: tellRefunds(s, in),
@@ -124,7 +138,7 @@ func tellOrder(doc projections.Doc[projections.Order]) orderBody {
 	}
 }
 
-func tellSettled(s order.Order, in func(int64) money.Money) *settledBody {
+func tellSettled(s *order.Order, in func(int64) money.Money) *settledBody {
 	if s.Settlement == nil {
 		return nil
 	}
@@ -134,9 +148,10 @@ func tellSettled(s order.Order, in func(int64) money.Money) *settledBody {
 	}
 }
 
-func tellLines(s order.Order, in func(int64) money.Money) []lineBody {
+func tellLines(s *order.Order, in func(int64) money.Money) []lineBody {
 	lines := make([]lineBody, 0, len(s.Lines))
-	for _, it := range s.Lines {
+	for i := range s.Lines {
+		it := &s.Lines[i]
 		lines = append(lines, lineBody{
 			Line: it.Line.Line, SKU: it.SKU, Title: it.Title, Offer: it.Offer, Quantity: it.Quantity,
 			UnitPrice: in(it.UnitPrice), Freight: in(it.Freight), Total: in(it.Quantity * (it.UnitPrice + it.Freight)),
@@ -147,7 +162,7 @@ func tellLines(s order.Order, in func(int64) money.Money) []lineBody {
 	return lines
 }
 
-func tellParcels(s order.Order) []parcelBody {
+func tellParcels(s *order.Order) []parcelBody {
 	parcels := make([]parcelBody, 0, len(s.Parcels))
 	for _, p := range s.Parcels {
 		told := parcelBody{Parcel: p.Parcel, Status: p.Status, Lines: p.Lines, History: p.History}
@@ -159,7 +174,7 @@ func tellParcels(s order.Order) []parcelBody {
 	return parcels
 }
 
-func tellRefunds(s order.Order, in func(int64) money.Money) []refundBody {
+func tellRefunds(s *order.Order, in func(int64) money.Money) []refundBody {
 	refunds := make([]refundBody, 0, len(s.Refunds))
 	for _, r := range s.Refunds {
 		told := refundBody{Refund: r.Refund, Amount: in(r.Amount), Lines: []refundLineBody{}, Reason: r.Reason, By: r.By, Restock: r.Restock, Settled: r.Settled, FromSeller: r.FromSeller}
@@ -174,13 +189,13 @@ func tellRefunds(s order.Order, in func(int64) money.Money) []refundBody {
 	return refunds
 }
 
-// order gives one order by its id.
-func (a *api) order(ctx context.Context, r *request) (answer, error) {
+// oneOrder gives one order by its id.
+func (a *api) oneOrder(ctx context.Context, r *request) (answer, error) {
 	doc, err := a.newestOrder(ctx, r)
 	if err != nil {
 		return answer{}, err
 	}
-	told := fullOrder{orderBody: tellOrder(doc)}
+	told := &fullOrder{orderBody: tellOrder(&doc)}
 	if told.Address, err = a.address(ctx, doc.Body.State); err != nil {
 		return answer{}, err
 	}

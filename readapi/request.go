@@ -1,6 +1,7 @@
 package readapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -187,7 +188,7 @@ func (r *request) text(name string) string {
 }
 
 // write sends an answer, or says that the reader has it already.
-func write(c *gin.Context, out answer) error {
+func (a *api) write(c *gin.Context, out answer) error {
 	c.Header("Cache-Control", "private, no-cache") // keep it if you like, but ask
 	if out.etag != "" {
 		c.Header("ETag", out.etag)
@@ -197,10 +198,13 @@ func write(c *gin.Context, out answer) error {
 			return nil
 		}
 	}
-	text, err := json.Marshal(out.body)
-	if err != nil {
+	text, _ := a.texts.Get().(*bytes.Buffer)
+	defer a.texts.Put(text)
+	text.Reset()
+	if err := json.NewEncoder(text).Encode(out.body); err != nil {
 		return fmt.Errorf("encode a %T: %w", out.body, err)
 	}
-	c.Data(http.StatusOK, "application/json; charset=utf-8", append(text, '\n'))
+	c.Header("Content-Length", strconv.Itoa(text.Len())) // or a long answer would go in chunks
+	c.Data(http.StatusOK, "application/json; charset=utf-8", text.Bytes())
 	return nil
 }

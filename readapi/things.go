@@ -55,6 +55,7 @@ type stockBody struct {
 	Safety         int64          `json:"safety"`
 	BackorderLimit int64          `json:"backorder_limit"`
 	Available      int64          `json:"available"`
+	Shards         int            `json:"shards,omitempty"`
 	ChangedAt      time.Time      `json:"changed_at"`
 	Revision       event.Revision `json:"revision"`
 }
@@ -67,13 +68,45 @@ func (a *api) stock(ctx context.Context, r *request) (answer, error) {
 	if !found {
 		return answer{}, domain.Refuse(domain.NotFound, "unknown_sku", "There is no stock of %s.", r.id)
 	}
-	s := doc.Body
-	return answer{httpedge.ETag(doc.Revision), stockBody{
+	s, tag := doc.Body, httpedge.ETag(doc.Revision)
+	if s.Shards > 1 {
+		if s, tag, err = a.allShards(ctx, r.id, doc); err != nil {
+			return answer{}, err
+		}
+	}
+	return answer{tag, stockBody{
 		SKU: r.id, OnHand: s.OnHand, Held: s.Held, Allocated: s.Allocated, Unavailable: s.Unavailable,
 		Safety: s.Safety, BackorderLimit: s.Backorder,
 		Available: s.OnHand - s.Unavailable - s.Safety - s.Held - s.Allocated,
-		ChangedAt: s.ChangedAt.UTC(), Revision: doc.Revision,
+		Shards:    s.Shards, ChangedAt: s.ChangedAt.UTC(), Revision: doc.Revision,
 	}}, nil
+}
+
+// allShards is a SKU that is divided, by the documents of its shards: one stock,
+// whatever is on the way between them and however far the view is with each
+// (TestADividedSKUIsShownAsOneStock). Its revision, and what If-Match is held
+// against, is the first shard's, where policy, receipts and corrections are.
+func (a *api) allShards(ctx context.Context, sku string, first projections.Doc[projections.Stock]) (projections.Stock, string, error) {
+	var streams []string
+	for k := 1; k < first.Body.Shards; k++ {
+		streams = append(streams, "inventory-"+domain.StockID(sku, k))
+	}
+	docs, err := a.Stock.Get(ctx, streams)
+	if err != nil {
+		return projections.Stock{}, "", away(err)
+	}
+	sum, others := first.Body, event.Revision(0)
+	sum.OnHand -= sum.Moved
+	for _, doc := range docs {
+		others += doc.Revision
+		s := doc.Body
+		sum.OnHand += s.OnHand - s.Moved
+		sum.Held, sum.Allocated, sum.Unavailable = sum.Held+s.Held, sum.Allocated+s.Allocated, sum.Unavailable+s.Unavailable
+		if s.ChangedAt.After(sum.ChangedAt) {
+			sum.ChangedAt = s.ChangedAt
+		}
+	}
+	return sum, httpedge.SumTag(first.Revision, others), nil
 }
 
 type accountBody struct {

@@ -83,12 +83,12 @@ func (v *memView[V]) Parked(_ context.Context, streams []string) (map[string]pro
 
 // project brings the view to where the store is, of the streams whose name
 // begins like one of these.
-func project[V any](t *testing.T, w *world, to *memView[V], view projections.View[V], prefixes ...string) {
-	t.Helper()
+func project[V any](tb testing.TB, w *world, to *memView[V], view projections.View[V], prefixes ...string) {
+	tb.Helper()
 	streams := map[string]bool{}
-	for r, err := range w.store.All(t.Context(), 0, prefixes...) {
+	for r, err := range w.store.All(tb.Context(), 0, prefixes...) {
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		streams[r.Stream] = view.Wants(event.Category(r.Stream))
 	}
@@ -98,11 +98,11 @@ func project[V any](t *testing.T, w *world, to *memView[V], view projections.Vie
 		if !wanted {
 			continue
 		}
-		doc, err := projections.Fold(t.Context(), w.store, w.events, view, stream)
+		doc, err := projections.Fold(tb.Context(), w.store, w.events, view, stream)
 		if corrupt, ok := errors.AsType[*projections.CorruptError](err); ok {
 			to.parked[stream] = projections.Parked{View: view.Name, Stream: stream, Revision: corrupt.Revision, Reason: corrupt.Error()}
 		} else if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		to.docs[stream] = doc
 	}
@@ -244,7 +244,7 @@ func (a *accounts) Entries(ctx context.Context, id string, before int64, limit i
 
 // world is a shop, the views of it, and the API over them.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	store  *memstore.Store
 	events *event.Registry
 	ring   *keyring.Ring
@@ -267,26 +267,26 @@ type world struct {
 
 var today = time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
 
-func must[T any](t *testing.T, v T, err error) T {
-	t.Helper()
+func must[T any](tb testing.TB, v T, err error) T {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return v
 }
 
-func newWorld(t *testing.T) *world {
-	t.Helper()
+func newWorld(tb testing.TB) *world {
+	tb.Helper()
 	gin.SetMode(gin.TestMode)
-	w := &world{t: t, store: new(memstore.Store)}
+	w := &world{t: tb, store: new(memstore.Store)}
 	w.clock.Store(today.Unix())
-	w.events = must2(commands.Events())(t)
-	w.ring = must2(keyring.New(w.store, make([]byte, personal.KeySize)))(t)
+	w.events = must2(commands.Events())(tb)
+	w.ring = must2(keyring.New(w.store, make([]byte, personal.KeySize)))(tb)
 	w.shop = must2(commands.Open(commands.Setup{
 		Store: w.store, Sealer: w.ring, Now: func() time.Time { return time.Unix(w.clock.Load(), 0) },
 		Channels: map[string]commands.Channel{"till": &w.till}, Commission: 1000,
-	}))(t)
-	t.Cleanup(w.shop.Close)
+	}))(tb)
+	tb.Cleanup(w.shop.Close)
 	w.forget()
 	w.accounts.w = w
 	w.cfg = readapi.Config{
@@ -303,10 +303,10 @@ func empty[V any](v *memView[V]) {
 }
 
 // must2 takes a value with its error, as a call gives them.
-func must2[T any](v T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
-		t.Helper()
-		return must(t, v, err)
+func must2[T any](v T, err error) func(testing.TB) T {
+	return func(tb testing.TB) T {
+		tb.Helper()
+		return must(tb, v, err)
 	}
 }
 

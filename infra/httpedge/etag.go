@@ -13,6 +13,13 @@ func ETag[V ~uint64 | ~int](version V) string {
 	return `"v` + strconv.FormatUint(uint64(version), 10) + `"`
 }
 
+// SumTag is the tag of what one stream says together with others: the version of
+// the one, which a change can be based on, and a number that tells what else there
+// is to see apart: "v17.204". There must be something else, or it is an ETag.
+func SumTag[V ~uint64 | ~int](version, others V) string {
+	return `"v` + strconv.FormatUint(uint64(version), 10) + "." + strconv.FormatUint(uint64(others), 10) + `"`
+}
+
 // A Match is what an If-Match header asks for.
 type Match struct {
 	Sent    bool
@@ -65,13 +72,19 @@ func NotModified(h http.Header, tag string) bool {
 	return false
 }
 
-// version reads "v17", without leading zeros: one version has one tag.
+// version reads "v17", and the 17 of "v17.204", without leading zeros: one version
+// has one tag.
 func version(tag string) (uint64, bool) {
 	if len(tag) < 4 || !strings.HasPrefix(tag, `"v`) || !strings.HasSuffix(tag, `"`) {
 		return 0, false
 	}
-	v, err := strconv.ParseUint(tag[2:len(tag)-1], 10, 63)
-	return v, err == nil && ETag(v) == tag
+	own, rest, summed := strings.Cut(tag[2:len(tag)-1], ".")
+	v, err := strconv.ParseUint(own, 10, 63)
+	if !summed {
+		return v, err == nil && ETag(v) == tag
+	}
+	others, also := strconv.ParseUint(rest, 10, 63)
+	return v, err == nil && also == nil && SumTag(v, others) == tag
 }
 
 func malformed(slug, header, detail string) error {

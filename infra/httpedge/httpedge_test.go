@@ -221,6 +221,7 @@ func TestIfMatch(t *testing.T) {
 	for value, want := range map[string]httpedge.Match{
 		`"v17"`:                  {Sent: true, Version: 17},
 		`"v0"`:                   {Sent: true},
+		`"v17.204"`:              {Sent: true, Version: 17},
 		`*`:                      {Sent: true, Any: true},
 		`"v9223372036854775807"`: {Sent: true, Version: 1<<63 - 1},
 	} {
@@ -238,6 +239,10 @@ func TestIfMatch(t *testing.T) {
 		{`"17"`},
 		{`W/"v17"`},
 		{`"v017"`},
+		{`"v17.04"`},
+		{`"v17."`},
+		{`"v.4"`},
+		{`"v1.2.3"`},
 		{`"v+1"`},
 		{`"v-1"`},
 		{`"v"`},

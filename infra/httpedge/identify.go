@@ -24,12 +24,14 @@ const (
 // sent is kept where it is well formed and replaced where it is not: nothing
 // unchecked gets into events and logs.
 func identify(c *gin.Context) {
-	if !traceparent(c.GetHeader(TraceHeader)) {
-		c.Request.Header.Set(TraceHeader, newTrace())
+	trace := c.GetHeader(TraceHeader)
+	if !traceparent(trace) {
+		trace = newTrace()
+		c.Request.Header.Set(TraceHeader, trace)
 	}
 	id := c.GetHeader(RequestHeader)
 	if id == "" || len(id) > maxRequestID || !visible(id) {
-		id = c.GetHeader(TraceHeader)[3:35]
+		id = trace[3:35]
 		c.Request.Header.Set(RequestHeader, id)
 	}
 	c.Header(RequestHeader, id)
@@ -37,9 +39,12 @@ func identify(c *gin.Context) {
 
 // newTrace starts a trace nobody has asked to be sampled.
 func newTrace() string {
-	var b [24]byte
-	_, _ = rand.Read(b[:]) // it never fails: crypto/rand ends the process first
-	return "00-" + hex.EncodeToString(b[:16]) + "-" + hex.EncodeToString(b[16:]) + "-00"
+	var random [24]byte
+	_, _ = rand.Read(random[:]) // it never fails: crypto/rand ends the process first
+	text := [55]byte{0: '0', 1: '0', 2: '-', 35: '-', 52: '-', 53: '0', 54: '0'}
+	hex.Encode(text[3:35], random[:16])
+	hex.Encode(text[36:52], random[16:])
+	return string(text[:])
 }
 
 // traceparent says whether s is version 00 of W3C's header:

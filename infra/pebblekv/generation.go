@@ -9,7 +9,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
+	"github.com/bytedance/sonic"
 	"github.com/cockroachdb/pebble/v2"
 
 	"cartwright/domain/event"
@@ -30,9 +32,18 @@ type Generation[V any] struct {
 
 	writing sync.Mutex // held from reading what is stored to replacing it
 
+	parking atomic.Int32 // whether anything is parked; changed while writing is held
+
 	use     sync.RWMutex // read while a method runs, written to drop the generation
 	dropped bool
 }
+
+// What parking says. It is asked with every batch and every order that is read.
+const (
+	parkingUnknown = iota
+	parkingNone
+	parkingSome
+)
 
 // errDropped tells who still uses a generation that it is gone. Readers of the
 // live one never see it: they look again which one that is.
@@ -58,9 +69,10 @@ func (g *Generation[V]) end() {
 	g.dropped = true
 }
 
-func newGeneration[V any](db *DB, view string, number int, index indexer[V]) *Generation[V] {
+func newGeneration[V any](v *Views[V], number int) *Generation[V] {
+	db, view := v.db, v.name
 	return &Generation[V]{
-		db: db, view: view, number: number, index: index,
+		db: db, view: view, number: number, index: v.index,
 		docs: table(tableDocs, view, number), keys: table(tableKeys, view, number), park: table(tablePark, view, number),
 	}
 }
@@ -72,7 +84,8 @@ func (g *Generation[V]) Number() int { return g.number }
 func (g *Generation[V]) Get(ctx context.Context, streams []string) (map[string]projections.Doc[V], error) {
 	docs := make(map[string]projections.Doc[V], len(streams))
 	err := g.each(ctx, streams, func(stream string, value []byte) error {
-		doc, err := decodeDoc[V](stream, value)
+		var doc projections.Doc[V]
+		err := g.decode(stream, value, &doc)
 		docs[stream] = doc
 		return err
 	})
@@ -105,7 +118,10 @@ func (g *Generation[V]) lookUp(ctx context.Context, streams []string, f func(str
 	if err != nil {
 		return err
 	}
-	for _, stream := range slices.Sorted(slices.Values(streams)) {
+	if len(streams) > 1 {
+		streams = slices.Sorted(slices.Values(streams))
+	}
+	for _, stream := range streams {
 		value, found, again := s.find(stream)
 		if err = again; err == nil && found {
 			err = f(stream, value)
@@ -125,17 +141,23 @@ type seeker struct {
 	n   int    // of it, the table
 }
 
-// seek opens a seeker. It asks the filters of the lowest level, too, which Pebble
-// leaves out where it is not told: most of what is asked for is new, and the
-// lowest level has nearly everything there is.
+// all are the documents, for an iterator. It asks the filters of the lowest level,
+// too, which Pebble leaves out where it is not told: most of what is asked for is
+// new, and the lowest level has nearly everything there is.
+func (g *Generation[V]) all() *pebble.IterOptions {
+	return &pebble.IterOptions{LowerBound: g.docs, UpperBound: end(g.docs), UseL6Filters: true}
+}
+
 func (g *Generation[V]) seek(ctx context.Context) (*seeker, error) {
-	it, err := g.db.kv.NewIterWithContext(ctx, &pebble.IterOptions{
-		LowerBound: g.docs, UpperBound: end(g.docs), UseL6Filters: true,
-	})
+	it, err := g.db.kv.NewIterWithContext(ctx, g.all())
 	if err != nil {
 		return nil, err
 	}
-	return &seeker{it: it, key: slices.Clone(g.docs), n: len(g.docs)}, nil
+	return g.seeker(it), nil
+}
+
+func (g *Generation[V]) seeker(it *pebble.Iterator) *seeker {
+	return &seeker{it: it, key: slices.Clone(g.docs), n: len(g.docs)}
 }
 
 // find gives what stands until the next one is looked for.
@@ -150,17 +172,21 @@ func (s *seeker) find(stream string) (value []byte, found bool, err error) {
 
 func (s *seeker) close() error { return s.it.Close() }
 
-func decodeDoc[V any](stream string, value []byte) (projections.Doc[V], error) {
-	doc := projections.Doc[V]{Stream: stream}
+// asStored reads JSON by the rules of encoding/json. The document's texts are parts
+// of one copy of it, and not a copy each.
+var asStored = sonic.Config{ValidateString: true}.Froze()
+
+// decode keeps nothing of the value.
+func (g *Generation[V]) decode(stream string, value []byte, doc *projections.Doc[V]) error {
 	at, _, body, err := decode(value)
 	if err != nil {
-		return doc, err
+		return err
 	}
-	doc.Revision = at
-	if err := json.Unmarshal(body, &doc.Body); err != nil {
-		return doc, fmt.Errorf("decode the document: %w", err)
+	doc.Stream, doc.Revision = stream, at
+	if err := asStored.Unmarshal(body, &doc.Body); err != nil {
+		return fmt.Errorf("decode the document: %w", err)
 	}
-	return doc, nil
+	return nil
 }
 
 // Put stores documents in one commit, each unless one of the same or a later
@@ -322,6 +348,11 @@ func (g *Generation[V]) Parked(ctx context.Context, streams []string) (map[strin
 
 // anyParked spares the usual batch, in a view with nothing parked, one look a stream.
 func (g *Generation[V]) anyParked() (bool, error) {
+	if known := g.parking.Load(); known != parkingUnknown {
+		return known == parkingSome, nil
+	}
+	g.writing.Lock()
+	defer g.writing.Unlock()
 	it, err := g.db.kv.NewIter(&pebble.IterOptions{LowerBound: g.park, UpperBound: end(g.park)})
 	if err != nil {
 		return false, fmt.Errorf("look for parked streams of %s: %w", g.view, err)
@@ -329,6 +360,10 @@ func (g *Generation[V]) anyParked() (bool, error) {
 	some := it.First()
 	if err := it.Close(); err != nil {
 		return false, fmt.Errorf("look for parked streams of %s: %w", g.view, err)
+	}
+	g.parking.Store(parkingNone)
+	if some {
+		g.parking.Store(parkingSome)
 	}
 	return some, nil
 }
@@ -369,6 +404,7 @@ func (g *Generation[V]) Park(ctx context.Context, records []projections.Parked) 
 			return err
 		}
 	}
+	g.parking.Store(parkingSome) // first, so that who sees the record looks for it
 	return wrap(batch.Commit(pebble.NoSync), "park %d streams of %s", len(records), g.view)
 }
 
@@ -402,7 +438,9 @@ func (g *Generation[V]) Unpark(ctx context.Context, streams []string) error {
 			return fmt.Errorf("unpark %s in %s: %w", stream, g.view, err)
 		}
 	}
-	return wrap(batch.Commit(pebble.NoSync), "unpark %d streams of %s", len(streams), g.view)
+	err := batch.Commit(pebble.NoSync)
+	g.parking.Store(parkingUnknown)
+	return wrap(err, "unpark %d streams of %s", len(streams), g.view)
 }
 
 // walk calls f with the keys of a table, without its prefix, and their values,

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"cartwright/infra/cputime"
 	"cartwright/infra/pebblekv"
 	"cartwright/infra/viewtest"
 )
@@ -19,6 +20,8 @@ func BenchmarkOneBuyer(b *testing.B) {
 			}
 			viewtest.Fill(b, v.Live(), orders, 1)
 			b.Run("newest=20", func(b *testing.B) {
+				b.ReportAllocs()
+				defer cputime.Counted(b, "page")()
 				for b.Loop() {
 					page, err := v.Newest(b.Context(), viewtest.BuyerOf(0), 20, nil)
 					if err != nil || len(page.Items) != 20 {

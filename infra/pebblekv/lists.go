@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
 
@@ -58,46 +59,47 @@ func newest(
 		return page, err
 	}
 	defer g.use.RUnlock()
-	snapshot := g.db.kv.NewSnapshot() // the index and the documents must be of one moment
-	defer func() { _ = snapshot.Close() }()
 	prefix := appendBuyer(bytes.Clone(g.keys), buyer)
 	bounds := &pebble.IterOptions{LowerBound: prefix, UpperBound: end(prefix)}
 	if after != nil {
 		bounds.UpperBound = appendPlaced(bytes.Clone(g.keys), buyer, after.At, after.ID)
 	}
-	it, err := snapshot.NewIterWithContext(ctx, bounds)
+	it, err := g.db.kv.NewIterWithContext(ctx, bounds)
 	if err != nil {
 		return page, err
 	}
 	defer func() { _ = it.Close() }() // what it met is asked of Error
-	for ok := it.Last(); ok; ok = it.Prev() {
+	// The index and the documents are of one moment: that of the iterator.
+	docs, err := it.CloneWithContext(ctx, pebble.CloneOptions{IterOptions: g.all()})
+	if err != nil {
+		return page, err
+	}
+	s := g.seeker(docs)
+	page.Items = make([]projections.Doc[projections.Order], 0, min(limit, 32))
+	for ok := it.Last(); ok && err == nil; ok = it.Prev() {
 		if len(page.Items) == limit {
-			page.Next = cursor(page.Items[limit-1])
+			page.Next = cursor(&page.Items[limit-1])
 			break
 		}
-		doc, err := read[projections.Order](snapshot, g.docs, string(it.Value()))
-		if err != nil {
-			return page, err
-		}
-		page.Items = append(page.Items, doc)
+		page.Items = append(page.Items, projections.Doc[projections.Order]{})
+		err = g.read(s, string(it.Value()), &page.Items[len(page.Items)-1])
 	}
-	return page, it.Error()
+	return page, errors.Join(err, it.Error(), s.close())
 }
 
-func cursor(doc projections.Doc[projections.Order]) *projections.Cursor {
+func cursor(doc *projections.Doc[projections.Order]) *projections.Cursor {
 	return &projections.Cursor{At: doc.Body.PlacedAt, ID: doc.Body.State.ID}
 }
 
-func read[V any](from pebble.Reader, docs []byte, stream string) (projections.Doc[V], error) {
-	value, closer, err := from.Get(under(docs, []byte(stream)))
+func (g *Generation[V]) read(s *seeker, stream string, doc *projections.Doc[V]) error {
+	value, found, err := s.find(stream)
+	if err == nil && !found {
+		err = pebble.ErrNotFound
+	}
 	if err != nil {
-		return projections.Doc[V]{}, fmt.Errorf("%s is listed: %w", stream, err)
+		return fmt.Errorf("%s is listed: %w", stream, err)
 	}
-	doc, err := decodeDoc[V](stream, value)
-	if closeErr := closer.Close(); err == nil {
-		err = closeErr
-	}
-	return doc, err
+	return g.decode(stream, value, doc)
 }
 
 // Deadlines are the documents of streams' timers, found by when they are due.

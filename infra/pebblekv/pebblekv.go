@@ -32,6 +32,11 @@
 // next compaction; and remembering which streams a generation has, which takes
 // memory that grows with the log.
 //
+// Those filters must stay in memory while the views are written. Pebble takes its
+// memtables off the room of its cache, which at their size would leave it none: then
+// each look for a new stream reads the filters from the files, which doubles what a
+// checkout costs these views (TestBlocksStayInMemoryBesideMemtables).
+//
 // No view here has an archive, as orders that are searched have one. Documents
 // are asked for by their stream, and a buyer's orders newest first, so old ones
 // sort to where nobody looks; and a tree of sorted tables reads and rewrites only
@@ -58,9 +63,12 @@ import (
 )
 
 const (
-	schema     = 1 // of keys and values
-	blockCache = 32 << 20
-	memTable   = 16 << 20
+	schema   = 1 // of keys and values
+	memTable = 16 << 20
+
+	// blockCache has room for two memtables, the one that is written and the one
+	// that is flushed or waits to be used again, since Pebble takes them off it.
+	blockCache = 32<<20 + 2*memTable
 )
 
 // The tables: the first byte of every key.

@@ -117,6 +117,29 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+func TestBlocksStayInMemoryBesideMemtables(t *testing.T) {
+	const docs, size, want = 500, 100 << 10, 16 << 20 // several memtables
+	db := opened(t)
+	v, err := pebblekv.NewViews[string](db, "texts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams := make([]string, docs)
+	body := strings.Repeat("text", size/4)
+	for i := range streams {
+		streams[i] = fmt.Sprintf("text-%03d", i)
+		if err := v.Live().Put(t.Context(), []projections.Doc[string]{{Stream: streams[i], Revision: 1, Body: body}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := v.Get(t.Context(), streams[:docs/2]); err != nil {
+		t.Fatal(err)
+	}
+	if got := db.Cached(); got < want {
+		t.Errorf("%d bytes of %d that were read are in memory, want at least %d", got, docs/2*size, want)
+	}
+}
+
 func BenchmarkPut(b *testing.B) {
 	b.Run("docs=500", func(b *testing.B) {
 		v, err := pebblekv.NewBuyers(opened(b))
@@ -143,6 +166,29 @@ func BenchmarkProject(b *testing.B) {
 		b.Fatal(err)
 	}
 	viewtest.BenchmarkProject(b, v.Live())
+}
+
+func BenchmarkCheckouts(b *testing.B) {
+	db := opened(b)
+	buyers, err := pebblekv.NewBuyers(db)
+	if err != nil {
+		b.Fatal(err)
+	}
+	deadlines, err := pebblekv.NewDeadlines(db)
+	if err != nil {
+		b.Fatal(err)
+	}
+	stock, err := pebblekv.NewViews[projections.Stock](db, projections.StockView().Name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	viewtest.BenchmarkCheckouts(b, func(events *event.Registry) []projections.Member {
+		return []projections.Member{
+			viewtest.ProjectorOf(projections.BuyersView(), events, buyers.Live()),
+			viewtest.ProjectorOf(projections.DeadlinesView(), events, deadlines.Live()),
+			viewtest.ProjectorOf(projections.StockView(), events, stock.Live()),
+		}
+	})
 }
 
 func BenchmarkList(b *testing.B) {
@@ -274,4 +320,41 @@ func pendingTimers(now time.Time, n int) []projections.Doc[projections.Timer] {
 		all[i] = projections.Doc[projections.Timer]{Stream: "order-" + strconv.Itoa(i), Revision: 1, Body: projections.Timer{Due: due}}
 	}
 	return all
+}
+
+// That nothing is parked is known without a look, and not a moment too long.
+func TestWhatIsParkedIsKnownAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	for round := range 3 {
+		db := open(t, dir)
+		v, err := pebblekv.NewBuyers(db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parked := func(want int) {
+			t.Helper()
+			for range 2 {
+				got, err := v.Parked(t.Context(), []string{"order-1", "order-2"})
+				if err != nil || len(got) != want {
+					t.Fatalf("round %d: %d are parked, not %d, %v", round, len(got), want, err)
+				}
+			}
+		}
+		parked(min(round, 1)) // the last round has left one
+		if err := v.Live().Park(t.Context(), []projections.Parked{{View: "buyers", Stream: "order-1"}, {View: "buyers", Stream: "order-2"}}); err != nil {
+			t.Fatal(err)
+		}
+		parked(2)
+		if err := v.Live().Unpark(t.Context(), []string{"order-1", "order-2"}); err != nil {
+			t.Fatal(err)
+		}
+		parked(0)
+		if err := v.Live().Park(t.Context(), []projections.Parked{{View: "buyers", Stream: "order-2"}}); err != nil {
+			t.Fatal(err)
+		}
+		parked(1)
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -61,7 +61,7 @@ func (v *Views[V]) lineageKey() []byte { return append([]byte{tableMeta, 'g'}, v
 func (v *Views[V]) generation(number int) *Generation[V] {
 	g, ok := v.open[number]
 	if !ok {
-		g = newGeneration(v.db, v.name, number, v.index)
+		g = newGeneration(v, number)
 		v.open[number] = g
 	}
 	return g

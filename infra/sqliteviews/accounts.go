@@ -141,7 +141,7 @@ func entries(
 		page.Items = append(page.Items, e)
 		return scanned
 	}, `SELECT number, kind, amount, journal, counterparty, reference, balance, at
-		FROM `+g.table+`_entries WHERE `+w.text+` ORDER BY number DESC LIMIT ?`, append(w.args, limit+1)...)
+		FROM `+g.table+`_entries WHERE `+w.text+` ORDER BY number DESC`+atMost, append(w.args, limit+1)...)
 	if len(page.Items) > limit {
 		page.Items = page.Items[:limit]
 		page.Next = page.Items[limit-1].Number

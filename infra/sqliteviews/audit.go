@@ -71,7 +71,8 @@ func auditFacts(
 		text := `SELECT id, revision, doc, buyer, seller, currency, status, placed_at, to_ship, units, gross, refunded, closed_at, words FROM ` + table
 		err := ask(ctx, from, text, func(rows *sql.Rows) error {
 			var f [11]any
-			doc, scanned := g.scan(rows, &f[0], &f[1], &f[2], &f[3], &f[4], &f[5], &f[6], &f[7], &f[8], &f[9], &f[10])
+			var doc projections.Doc[projections.Order]
+			scanned := g.scan(rows, &doc, &f[0], &f[1], &f[2], &f[3], &f[4], &f[5], &f[6], &f[7], &f[8], &f[9], &f[10])
 			if scanned != nil {
 				return scanned
 			}

@@ -2,7 +2,6 @@ package sqliteviews
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -18,24 +17,22 @@ import (
 type file struct {
 	path  string
 	write *writer
-	read  *sql.DB
+	read  *pool
 	gone  atomic.Bool
 }
 
 func (d *DB) openFile(ctx context.Context, path string) (*file, error) {
-	w, err := openWriter(ctx, dsn(path, "cache_size(-32768)"))
+	w, err := openWriter(ctx, dsn(path, "cache_size(-32768)", "wal_autocheckpoint("+liveLog+")"))
 	if err != nil {
 		return nil, err
 	}
 	if err = w.do(ctx, migrate); err != nil {
 		return nil, errors.Join(err, w.close())
 	}
-	read, err := sql.Open("sqlite", dsn(path, "query_only(1)", "cache_size(-8192)"))
+	read, err := openPool(dsn(path, "query_only(1)", "cache_size(-8192)"))
 	if err != nil {
 		return nil, errors.Join(err, w.close())
 	}
-	read.SetMaxOpenConns(readers)
-	read.SetMaxIdleConns(readers)
 	f := &file{path: path, write: w, read: read}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -48,7 +45,7 @@ func (d *DB) closeFile(f *file) error {
 	delete(d.files, f)
 	d.mu.Unlock()
 	f.gone.Store(true)
-	return errors.Join(f.read.Close(), f.write.close())
+	return errors.Join(f.read.close(), f.write.close())
 }
 
 // removeFile deletes the file of a generation that nobody uses any more.

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/bytedance/sonic"
+
 	"cartwright/domain/event"
 	"cartwright/projections"
 )
@@ -23,6 +25,7 @@ type Generation[V any] struct {
 
 	tiers   atomic.Pointer[tiers] // changed on the writer's turn only
 	reaches map[int]*reach        // of the years, as far as they are known; used on the writer's turn only
+	free    atomic.Bool           // of parked streams, for certain; changed on the writer's turn only
 
 	use     sync.RWMutex // read while a method runs, written to drop the generation
 	dropped bool
@@ -84,25 +87,29 @@ func (g *Generation[V]) Number() int { return g.number }
 // Get gives the documents there are of some streams.
 func (g *Generation[V]) Get(ctx context.Context, streams []string) (map[string]projections.Doc[V], error) {
 	return find(ctx, g, "doc", streams, func(rows *sql.Rows) (projections.Doc[V], string, error) {
-		doc, err := g.scan(rows)
+		var doc projections.Doc[V]
+		err := g.scan(rows, &doc)
 		return doc, doc.Stream, err
 	})
 }
 
+// asStored reads JSON by the rules of encoding/json. The document's texts are parts
+// of the one it is read from, and not a copy each.
+var asStored = sonic.Config{ValidateString: true}.Froze()
+
 // scan reads a row of id, revision and doc, and what else it has.
-func (g *Generation[V]) scan(rows *sql.Rows, more ...any) (projections.Doc[V], error) {
-	var doc projections.Doc[V]
+func (g *Generation[V]) scan(rows *sql.Rows, doc *projections.Doc[V], more ...any) error {
 	var id any
 	var at int64
-	var body sql.RawBytes
+	var body string
 	if err := rows.Scan(append([]any{&id, &at, &body}, more...)...); err != nil {
-		return doc, err
+		return err
 	}
 	doc.Stream, doc.Revision = g.views.shape.stream(id), event.Revision(at) //nolint:gosec // as it was stored
-	if err := json.Unmarshal(body, &doc.Body); err != nil {
-		return doc, fmt.Errorf("decode %s: %w", doc.Stream, err)
+	if err := asStored.UnmarshalFromString(body, &doc.Body); err != nil {
+		return fmt.Errorf("decode %s: %w", doc.Stream, err)
 	}
-	return doc, nil
+	return nil
 }
 
 // Revisions gives the revisions of the documents there are of some streams.

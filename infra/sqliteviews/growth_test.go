@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"cartwright/infra/cputime"
 	"cartwright/infra/viewtest"
 	"cartwright/projections"
 )
@@ -26,11 +27,14 @@ func BenchmarkSeller(b *testing.B) {
 				{"to_ship", projections.OrderQuery{Seller: seller, ToShip: true}},
 				{"status", projections.OrderQuery{Seller: seller, Status: "cancelled"}},
 				{"text", projections.OrderQuery{Seller: seller, Text: "连衣裙"}},
+				{"text rare", projections.OrderQuery{Seller: seller, Text: "连衣裙 7", Limit: orders / 1000}}, // one order of a thousand
 			} {
 				b.Run("by="+list.by, func(b *testing.B) { benchList(b, db.Orders().Orders, list.query) })
 			}
 			for _, interval := range []string{"", "day"} {
 				b.Run("summary="+interval, func(b *testing.B) {
+					b.ReportAllocs()
+					defer cputime.Counted(b, "summary")()
 					for b.Loop() {
 						s, err := db.Orders().Summary(b.Context(), projections.SummaryQuery{Seller: seller, Interval: interval})
 						if err != nil || s.ByCurrency["CNY"].Orders < int64(orders) {
@@ -46,7 +50,12 @@ func BenchmarkSeller(b *testing.B) {
 
 func benchList(b *testing.B, orders func(context.Context, projections.OrderQuery) (projections.OrderPage, error), q projections.OrderQuery) {
 	b.Helper()
-	q.Limit = 20
+	if q.Limit == 0 {
+		q.Limit = 20
+	}
+	q.Limit = min(q.Limit, 20)
+	b.ReportAllocs()
+	defer cputime.Counted(b, "list")()
 	for b.Loop() {
 		page, err := orders(b.Context(), q)
 		if err != nil || len(page.Items) != q.Limit {

@@ -33,7 +33,12 @@ func orderKey(stream string) (any, bool) {
 	return n, err == nil && n >= 0 && id[0] != '+'
 }
 
-func orderStream(id any) string { return fmt.Sprintf("order-%0*d", orderDigits, id) }
+func orderStream(id any) string {
+	n := strconv.FormatInt(number(id), 10)
+	return "order-" + zeros[min(len(n), orderDigits):] + n
+}
+
+const zeros = "0000000000000000000" // orderDigits of them
 
 // orderColumns are what every table of orders has.
 const (

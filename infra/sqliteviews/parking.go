@@ -10,8 +10,12 @@ import (
 	"cartwright/projections"
 )
 
-// Parked gives those of some streams that are parked.
+// Parked gives those of some streams that are parked. In the usual case, that
+// none of the generation is, it asks no database.
 func (g *Generation[V]) Parked(ctx context.Context, streams []string) (map[string]projections.Parked, error) {
+	if none, err := g.noneParked(ctx); err != nil || none {
+		return nil, err
+	}
 	list, err := json.Marshal(streams)
 	if err != nil {
 		return nil, fmt.Errorf("look for parked streams of %s: %w", g.views.name, err)
@@ -22,6 +26,29 @@ func (g *Generation[V]) Parked(ctx context.Context, streams []string) (map[strin
 		parked[record.Stream] = record
 	}
 	return parked, err
+}
+
+func (g *Generation[V]) noneParked(ctx context.Context) (bool, error) {
+	err := ctx.Err()
+	if err == nil {
+		err = g.hold()
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for parked streams of %s: %w", g.views.name, err)
+	}
+	defer g.use.RUnlock()
+	return g.free.Load(), nil
+}
+
+// mind remembers whether no stream is parked, once the transaction is done.
+func (g *Generation[V]) mind(tx *txn) error {
+	var none bool
+	err := tx.row("SELECT NOT EXISTS (SELECT 1 FROM parking WHERE view = ? AND generation = ?)", g.views.name, g.number).Scan(&none)
+	if err != nil {
+		return fmt.Errorf("look for parked streams of generation %d: %w", g.number, err)
+	}
+	tx.then = append(tx.then, func() { g.free.Store(none) })
+	return nil
 }
 
 // AllParked gives all records, by stream.
@@ -63,7 +90,7 @@ func (g *Generation[V]) Park(ctx context.Context, records []projections.Parked) 
 				return fmt.Errorf("park %s: %w", record.Stream, err)
 			}
 		}
-		return nil
+		return g.mind(tx)
 	})
 	if err != nil {
 		return fmt.Errorf("park %d streams of %s: %w", len(records), g.views.name, err)
@@ -100,7 +127,7 @@ func (g *Generation[V]) Unpark(ctx context.Context, streams []string) error {
 				return err
 			}
 		}
-		return nil
+		return g.mind(tx)
 	})
 	if err != nil {
 		return fmt.Errorf("unpark %d streams of %s: %w", len(streams), g.views.name, err)

@@ -6,7 +6,9 @@
 // # Why
 //
 // One connection writes to a file, several read. In WAL mode neither waits for
-// the other, and a list or a summary sees one moment of the file throughout.
+// the other, and a list or a summary sees one moment of the file throughout. Each
+// keeps its statements: to prepare one took a quarter of a list's time. A reader
+// that was cut off reads on (TestReadersReadOnAfterTheyWereCutOff).
 //
 // A generation that is built has a file of its own; views.db has the lineages,
 // and the first generation. So a replay keeps nobody waiting who writes to the
@@ -36,8 +38,15 @@
 // Text is cut into words by projections and not by SQLite: Chinese and Japanese have no
 // spaces, so their runs are indexed as overlapping pairs, and single characters
 // beside them. A search names its buyer or seller inside the text index too, so
-// that a common word costs one party's orders and not everybody's. Titles never
-// change, so an order is indexed once however often it is written.
+// that a common word costs one party's orders and not everybody's. Nor all of
+// those: hits come by id, newest first, until no newer order can follow, so that a
+// page costs its hits or the orders that it passes over, whichever are fewer
+// (BenchmarkSeller; that ids need not rise with time is in TestConformance). Titles
+// never change, so an order is indexed once however often it is written.
+//
+// That no stream of a generation is parked is known in memory, as nobody else
+// writes to the file: every batch asks, and nearly always none is (TestConformance
+// parks some, and looks).
 //
 // The order's id is the row's number. That saves an index over ids, and streams
 // that are not called after an order id are refused, which parks them.

@@ -141,6 +141,13 @@ func BenchmarkBuild(b *testing.B) {
 
 func BenchmarkProject(b *testing.B) { viewtest.BenchmarkProject(b, opened(b).Orders().Live()) }
 
+func BenchmarkCheckouts(b *testing.B) {
+	orders := opened(b).Orders().Live()
+	viewtest.BenchmarkCheckouts(b, func(events *event.Registry) []projections.Member {
+		return []projections.Member{viewtest.ProjectorOf(projections.OrdersView(), events, orders)}
+	})
+}
+
 func BenchmarkList(b *testing.B) {
 	db := opened(b)
 	const parties = 100

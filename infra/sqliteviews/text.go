@@ -37,8 +37,12 @@ func indexed(o projections.Order) string {
 }
 
 // match asks the text index for the orders of a buyer or a seller, or of both,
-// that have every word of a text. It is false where no word can be found.
-func match(q projections.OrderQuery) (string, bool) {
+// that have every word of a text, if one is searched for. It is false where no
+// word can be found.
+func match(q projections.OrderQuery) (text string, findable bool) {
+	if q.Text == "" {
+		return "", true
+	}
 	terms := projections.Phrases(q.Text)
 	if len(terms) == 0 {
 		return "", false

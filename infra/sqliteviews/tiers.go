@@ -82,29 +82,12 @@ func glance[V, T any](ctx context.Context, g *Generation[V], see func(from momen
 	}
 	seen, err := g.file.write.see(ctx, look)
 	if !seen && err == nil {
-		err = g.file.snapshot(ctx, look)
+		err = g.file.read.snapshot(ctx, look)
 	}
 	if err != nil {
 		return none, err
 	}
 	return answer, nil
-}
-
-// snapshot reads in a transaction of one of the readers.
-func (f *file) snapshot(ctx context.Context, read func(moment) error) error {
-	tx, err := f.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
-		return err
-	}
-	return errors.Join(read(tx), ended(tx.Rollback()))
-}
-
-// ended is the error of ending a transaction, unless the context has ended it.
-func ended(err error) error {
-	if errors.Is(err, sql.ErrTxDone) {
-		return nil
-	}
-	return err
 }
 
 // A noYearError asks for tables of some years.
@@ -265,7 +248,8 @@ func moveSome(tx *txn, g *Generation[projections.Order]) (int, error) {
 	}
 	var docs []encoded[projections.Order]
 	err := tx.query(func(rows *sql.Rows) error {
-		doc, err := g.scan(rows)
+		var doc projections.Doc[projections.Order]
+		err := g.scan(rows, &doc)
 		id, _ := orderKey(doc.Stream)
 		docs = append(docs, encoded[projections.Order]{Doc: doc, id: id})
 		return err

@@ -137,7 +137,7 @@ func (v *Views[V]) openGeneration(ctx context.Context, number int) error {
 		return err
 	}
 	v.open[number] = newGeneration(v, number, f, t)
-	return nil
+	return f.write.do(ctx, v.open[number].mind)
 }
 
 // end waits for those who use generations that are to be dropped. Must be
@@ -266,7 +266,7 @@ func (v *Views[V]) create(ctx context.Context, number int) (*Generation[V], erro
 		if made := tx.each(append(v.shape.create(g.table), v.shape.tune(g.table, true)...)...); made != nil {
 			return made
 		}
-		return g.divide(tx, &tiers{Before: v.Live().tiers.Load().Before})
+		return errors.Join(g.mind(tx), g.divide(tx, &tiers{Before: v.Live().tiers.Load().Before}))
 	})
 	if err == nil {
 		err = f.write.load(ctx)

@@ -28,6 +28,12 @@ type writer struct {
 // page that is written to again and again goes to the disk once.
 const bulkRows = 60_000
 
+// liveLog is after how many pages SQLite writes its log into the file. Lists of
+// buyers and sellers lie on pages that are written again and again: the longer
+// the log, the fewer times they go into the file, and the longer the writer that
+// brings them there keeps the next one waiting.
+const liveLog = "4096"
+
 func openWriter(ctx context.Context, dsn string) (*writer, error) {
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
@@ -134,7 +140,7 @@ func (w *writer) settle(ctx context.Context, last func(*txn) error) error {
 			return err
 		}
 		w.bulk.Store(false)
-		return tx.each("PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint = 1000")
+		return tx.each("PRAGMA cache_size = -32768", "PRAGMA wal_autocheckpoint = "+liveLog)
 	})
 }
 

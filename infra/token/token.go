@@ -42,8 +42,11 @@ func Encode(streams map[string]event.Revision) string {
 	if len(streams) == 0 {
 		return ""
 	}
-	raw := []byte{format}
-	for _, name := range slices.Sorted(maps.Keys(streams)) {
+	const each = 64 // bytes, about, of a name and a revision
+	raw := append(make([]byte, 0, (len(streams)+1)*each), format)
+	names := slices.AppendSeq(make([]string, 0, len(streams)), maps.Keys(streams))
+	slices.Sort(names)
+	for _, name := range names {
 		raw = binary.AppendUvarint(raw, uint64(len(name)))
 		raw = append(raw, name...)
 		raw = binary.AppendUvarint(raw, uint64(streams[name]))

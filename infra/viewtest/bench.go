@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bytedance/sonic"
+
 	"cartwright/domain/event"
 	"cartwright/domain/order"
 	"cartwright/infra/cputime"
@@ -124,6 +126,7 @@ func BenchmarkProject(b *testing.B, views projections.Generation[projections.Ord
 	if err != nil {
 		b.Fatal(err)
 	}
+	events.Unmarshal = sonic.ConfigStd.Unmarshal // as the program reads them
 	p := &projections.Projector[projections.Order]{
 		View: projections.OrdersView(), Events: events, Log: noLog{}, Views: views, Parking: views, Keep: 20_000,
 	}

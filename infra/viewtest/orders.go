@@ -34,6 +34,7 @@ func RunOrders(t *testing.T, open func(t *testing.T) OrderIndex) {
 	for name, check := range map[string]func(*testing.T, OrderIndex){
 		"lists have what every filter lets through":     listsFilter,
 		"pages stay put while orders come in":           pagesStay,
+		"a search lists by time whatever the ids are":   searchesByTime,
 		"orders of one moment are told apart by id":     momentTies,
 		"an order moves from list to list":              movesOn,
 		"every word of a search must match":             textMatches,
@@ -173,6 +174,54 @@ func ids(docs []projections.Doc[projections.Order]) []string {
 		all = append(all, doc.Body.State.ID)
 	}
 	return all
+}
+
+// Ids rise with time, but for imported orders and those whose ids were drawn long
+// before. An index may make use of it, and must not rely on it.
+func searchesByTime(t *testing.T, idx OrderIndex) {
+	t.Helper()
+	const orders = 300
+	for seller, number := range map[string]func(i int) int{
+		"as time":      func(i int) int { return i },
+		"other way":    func(i int) int { return orders - i },
+		"some are old": func(i int) int { return i - i%31/30*min(i, 200) },
+		"some are new": func(i int) int { return i + i%37/36*(orders+i) },
+		"at once":      func(i int) int { return i * 7 % orders },
+	} {
+		seller = strings.ReplaceAll(seller, " ", "-")
+		docs, apart := make([]projections.Doc[projections.Order], orders), time.Minute
+		if seller == "at-once" {
+			apart = 0
+		}
+		for i := range docs {
+			titles := []string{"shirt"}
+			if i%5 == 0 {
+				titles = append(titles, "hat")
+			}
+			if i < 100 {
+				titles = append(titles, "discontinued")
+			}
+			docs[i] = Life{
+				Number: number(i), Buyer: fmt.Sprintf("%s-%d", seller, i), Seller: seller, Currency: "CNY", Titles: titles, Price: 5, Quantity: 1,
+				Placed: noon.Add(time.Duration(i) * apart),
+			}.Become(states[i%len(states)]).Doc(t)
+		}
+		put(t, idx.Views, docs...)
+		for _, q := range []projections.OrderQuery{
+			{Text: "shirt", Limit: 11},
+			{Text: "hat", Limit: 3},
+			{Text: "discontinued", Limit: 9},
+			{Text: "discontinued hat", Limit: 4},
+			{Text: "shirt", Limit: 7, Status: "paid"},
+			{Text: "shirt", Limit: 7, ToShip: true},
+			{Text: "shirt", Limit: 8, From: noon.Add(70 * time.Minute), To: noon.Add(180 * time.Minute)},
+		} {
+			q.Seller = seller
+			if want, got := naiveList(docs, q), ids(walk(t, idx, q)); !slices.Equal(got, want) {
+				t.Errorf("%s: %+v gives %d orders, not these %d:\n%v\n%v", seller, q, len(got), len(want), got, want)
+			}
+		}
+	}
 }
 
 func pagesStay(t *testing.T, idx OrderIndex) {
