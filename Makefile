@@ -17,9 +17,9 @@ BENCH        ?= .
 BENCHTIME    ?= 1s
 BENCHCOUNT   ?= 1
 BENCHFLAGS   ?=
-BENCHREAL    ?= checkout,hot,hot-256,lifecycle,order,history,seller,mixed,flash,own-writes
-GROWTH       ?= ^Benchmark(Hold|RivalHold|FirstLook|FirstLookAtAccount|Entry|CheckoutOnLog|CheckoutOfOneBuyer|Log|OneBuyer|Seller)$$
-GROWING      ?= ./commands ./infra/esdbstore ./infra/pebblekv ./infra/sqliteviews
+BENCHREAL    ?= checkout,hot,hot-256,lifecycle,order,history,seller,mixed,flash,own-writes,writers
+AXES         ?= orders,holds,entries,buyer,seller,events
+WITHIN       ?= 2h
 SERVICES_DIR ?= data/services
 INTEGRATION_DIR ?= data/integration
 REAL         ?= ./infra/services ./infra/kafkabus ./infra/elasticviews ./infra/redisviews .
@@ -69,10 +69,8 @@ bench-real: build ## the same beside real Kafka, Elasticsearch and Redis, each p
 		--scenario $(BENCHREAL) $(BENCHFLAGS) || status=$$?; \
 	infra/services/down.sh $(SERVICES_DIR); exit $$status
 
-growth: build ## measure what grows with what there is already, up to a million, into BENCHMARKS.md
-	mkdir -p data
-	CARTWRIGHT_SOAK=1 $(GO) test -run '^$$' -bench '$(GROWTH)' -benchtime 2000x -timeout 2h $(TESTFLAGS) $(GROWING) | tee data/growth.txt
-	./cartwright bench growth --out BENCHMARKS.md <data/growth.txt
+growth: build ## measure what grows with what there is already by AXES, up to a million, WITHIN a time, into BENCHMARKS.md
+	./cartwright bench growth --only $(AXES) --within $(WITHIN) --out BENCHMARKS.md
 
 gobench: ## run the benchmarks named by BENCH, BENCHCOUNT times
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(TESTFLAGS) $(PKG)

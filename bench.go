@@ -40,6 +40,7 @@ that it does not agree.
   node         the event log alone
   replay       views built anew from a log
   all          the standard set, on a server of its own, into BENCHMARKS.md
+  growth       what operations cost by how much there is already, into BENCHMARKS.md
 
 With --concurrency so many requests are under way, and the next is sent when one is
 answered (a closed loop). With --rate so many are due each second, whether those
@@ -50,8 +51,10 @@ is told, and so is what could not be begun at all.
 
 Of a server on this machine its own figures are told too: CPU time and allocations
 for each operation, how many writes shared an fsync and how many commands an
-append, how far the relay and the views were behind. They are read from the
-socket in its data folder (--data), or from where its metrics are (--metrics).`,
+append, how far the relay and the views were behind, its resident memory and its
+heap in the first half of the load and in the second, and what was written to
+disks. They are read from the socket in its data folder (--data), or from where its
+metrics are (--metrics); those of several processes are added up.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
 			return usage(errors.New("which scenario? (cartwright bench -h lists them)"))
@@ -66,7 +69,8 @@ socket in its data folder (--data), or from where its metrics are (--metrics).`,
 
 // benchOptions are what the command line says of a measurement.
 type benchOptions struct {
-	target      string
+	targets     []string
+	readTarget  string // where queries go, if not to the first target
 	concurrency int
 	rate        float64
 	duration    time.Duration
@@ -74,12 +78,15 @@ type benchOptions struct {
 	skus        int
 	hot         bool
 	buyers      int
+	spreads     bool // it takes several targets
 	stock       int64
+	shards      int // that every SKU is divided into; up to 1 is not
 	warmup      time.Duration
 	json        bool
 	data        string        // of the server, if it is here
-	metrics     string        // where the server's figures are
+	metrics     []string      // where the servers' figures are
 	checkWithin time.Duration // how long what was answered may take to be seen
+	log         config        // where the event log is, as far as it is known
 }
 
 // openConcurrency bounds an open loop, unless it is said.
@@ -98,10 +105,11 @@ func (opt *benchOptions) flags(f *pflag.FlagSet, cfg config) {
 
 // serverFlags say which server is measured, and where its figures are.
 func (opt *benchOptions) serverFlags(f *pflag.FlagSet, cfg config) {
-	f.StringVar(&opt.target, "target", "http://127.0.0.1:8080", "the server's address")
+	f.StringSliceVar(&opt.targets, "target", []string{"http://127.0.0.1:8080"}, "the server's address")
 	f.StringVar(&opt.data, "data", cfg.Data, "the server's data folder, where its own figures are read, if it is on this machine (CARTWRIGHT_DATA)")
 	f.DurationVar(&opt.checkWithin, "check-within", verifyWithin, "how long what was answered may take to be seen, in the end")
-	f.StringVar(&opt.metrics, "metrics", "", "http://… of the server's metrics, to read them there")
+	f.StringSliceVar(&opt.metrics, "metrics", nil, "http://… of the server's metrics, to read them there; several are added up")
+	opt.log = cfg
 }
 
 // goodsFlags say what is sold, and to whom.
@@ -143,6 +151,14 @@ While it runs it reads now and then, with the token of a checkout that was just
 answered, the buyer's and the seller's newest orders: "lag" is the time from the
 answer until the view shows the order.
 
+Several servers of one shop may be said (--target A,B). In a closed loop each has as
+many of those who send to itself, on a schedule they have their turns; rate, share,
+latencies and errors of each are told. What is not measured goes to the first of
+them, and lists and stock are asked for at --read-target, if that is another.
+
+With --shards every SKU is divided before the warm-up. Its shards are looked at one
+by one in the end, where the log is known (the data folder, or the environment).
+
 In the end it asks the stock: as many units have to be held as orders were placed,
 never more than there are, and nobody may have been refused while some were left.
 A request that was not answered, or by 5xx, may have been carried out or not. The
@@ -152,6 +168,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 the stock is not what it has to be.`,
 		Example: `  cartwright bench checkout --duration 30s --json
   cartwright bench checkout --hot
   cartwright bench checkout --rate 2000 --duration 1m
+  cartwright bench checkout --hot --shards 2 --target http://w1:8080,http://w2:8080 --read-target http://r:8080
   cartwright bench checkout --hot --stock 100 --count 2000 --concurrency 2000`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -162,11 +179,15 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 the stock is not what it has to be.`,
 			if err := opt.settle(said); err != nil {
 				return err
 			}
+			if err := opt.checkSpread(); err != nil {
+				return usage(err)
+			}
 			return opt.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), (*checkoutBench).checkouts)
 		},
 	}
 	opt.flags(cmd.Flags(), cfg)
 	opt.goodsFlags(cmd.Flags(), 1000)
+	opt.spreadFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&opt.hot, "hot", false, "one SKU that everybody wants")
 	return cmd
 }
@@ -176,7 +197,7 @@ const (
 	maxSKUs       = 1_000_000
 	maxStock      = 1_000_000_000
 	maxBenchCount = 10_000_000
-	maxAhead      = 2_000_000 // ids drawn for a duration
+	maxAhead      = 4_000_000 // ids drawn for a duration
 	maxRate       = 1_000_000
 )
 
@@ -193,6 +214,10 @@ func (opt *benchOptions) check() error {
 		return fmt.Errorf("count is 1 to %d", maxBenchCount)
 	case opt.count == 0 && opt.duration <= 0, opt.warmup < 0, opt.checkWithin < 0:
 		return errors.New("a duration is positive")
+	case len(opt.targets) == 0:
+		return errors.New("which server? --target URL")
+	case len(opt.targets) > 1 && !opt.spreads:
+		return errors.New("several targets are for checkout and flash")
 	case opt.skus < 1 || opt.skus > maxSKUs || opt.buyers < 1 || opt.buyers > maxSKUs:
 		return fmt.Errorf("skus and buyers are 1 to %d", maxSKUs)
 	case opt.stock < 1 || opt.stock > maxStock:
@@ -217,17 +242,21 @@ func (opt *benchOptions) run(ctx context.Context, out, errs io.Writer, scenario 
 	if err := opt.check(); err != nil {
 		return usage(err)
 	}
-	api, err := newClient(opt.target, opt.concurrency+len(lagProbes))
+	to, err := opt.clients()
 	if err != nil {
 		return usage(err)
 	}
-	defer api.close()
+	defer to.close()
+	if err = to.answer(ctx); err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
 	m, err := opt.meter()
 	if err != nil {
 		return usage(err)
 	}
 	defer m.close()
-	b := newCheckoutBench(*opt, api, errs)
+	b := newCheckoutBench(*opt, to.targets[0], errs)
+	b.targets, b.reads = to.targets, to.reads
 	report, err := b.measure(ctx, scenario(b), m)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -248,18 +277,20 @@ func (opt *benchOptions) run(ctx context.Context, out, errs io.Writer, scenario 
 	case report.Count == 0:
 		return errors.New("bench: not one operation was carried out")
 	}
-	return nil
+	return report.allServed()
 }
 
 // A checkoutBench has the goods and buyers of a run, and measures checkouts of
 // them. Other scenarios begin with it.
 type checkoutBench struct {
 	benchOptions
-	api    *client
-	errs   io.Writer
-	name   string // of the run; SKUs, sellers and buyers are named after it
-	goods  []benchSKU
-	buyers []string
+	api     *client   // what is not measured goes there
+	targets []*client // what is measured goes there
+	reads   *client
+	errs    io.Writer
+	name    string // of the run; SKUs, sellers and buyers are named after it
+	goods   []benchSKU
+	buyers  []string
 
 	sold   []soldCount // by SKU
 	ids    []drawnID   // drawn ahead
@@ -276,7 +307,7 @@ type benchSKU struct{ sku, seller string }
 const benchSellers = 50
 
 func newCheckoutBench(opt benchOptions, api *client, errs io.Writer) *checkoutBench {
-	b := &checkoutBench{benchOptions: opt, api: api, errs: errs, name: "bench-" + uuid.NewString()[:8], sold: make([]soldCount, opt.skus)}
+	b := &checkoutBench{benchOptions: opt, api: api, targets: []*client{api}, reads: api, errs: errs, name: "bench-" + uuid.NewString()[:8], sold: make([]soldCount, opt.skus)}
 	for i := range opt.skus {
 		b.goods = append(b.goods, benchSKU{fmt.Sprintf("%s-%d", b.name, i), fmt.Sprintf("%s-s%d", b.name, i%benchSellers)})
 	}
@@ -301,6 +332,8 @@ type benchReport struct {
 	Errors      map[string]int64 `json:"errors"`
 	Retries     map[string]int64 `json:"retries,omitempty"` // requests that were sent again, by why
 	Latency
+	Shards    int                `json:"shards,omitempty"`  // of every SKU
+	Targets   []targetReport     `json:"targets,omitempty"` // if they are several
 	OpenLoop  *openLoop          `json:"open_loop,omitempty"`
 	Steps     map[string]Latency `json:"steps,omitempty"` // of parts of an operation, or of its kinds
 	IDs       benchIDs           `json:"ids,omitzero"`
@@ -361,13 +394,13 @@ func rounded(f float64) float64 {
 
 // measure sets everything up, measures, and checks what came of it.
 func (b *checkoutBench) measure(ctx context.Context, w workload, m *meter) (benchReport, error) {
-	r := benchReport{Scenario: w.scenario, Run: b.name, Concurrency: b.concurrency, SKUs: b.skus, Hot: b.hot}
+	r := benchReport{Scenario: w.scenario, Run: b.name, Concurrency: b.concurrency, SKUs: b.skus, Hot: b.hot, Shards: b.shards}
 	if err := w.setUp(ctx); err != nil {
 		return r, err
 	}
 	warm := newTape()
 	if b.warmup > 0 {
-		if err := (pace{atOnce: b.concurrency, rate: b.rate, lasts: b.warmup}).drive(ctx, warm, w.one); err != nil {
+		if err := (pace{atOnce: b.concurrency, rate: b.rate, lasts: b.warmup, targets: len(b.targets)}).drive(ctx, warm, w.one); err != nil {
 			return r, err
 		}
 	}
@@ -396,7 +429,7 @@ func (b *checkoutBench) load(ctx context.Context, w workload, m *meter, r *bench
 	}
 	observed := m.observe(ctx)
 	spent, measured := spending(), newTape()
-	p := pace{atOnce: b.concurrency, rate: b.rate, count: int64(b.count)}
+	p := pace{atOnce: b.concurrency, rate: b.rate, count: int64(b.count), targets: len(b.targets)}
 	if b.count == 0 {
 		p.lasts = b.duration
 	}
@@ -409,6 +442,7 @@ func (b *checkoutBench) load(ctx context.Context, w workload, m *meter, r *bench
 		return err
 	}
 	r.add(measured.took, all)
+	r.addShares(b.benchOptions.targets, measured.took, all)
 	if b.rate > 0 {
 		r.OpenLoop = &all.loop
 		r.OpenLoop.Rate = b.rate
@@ -463,6 +497,9 @@ func (r *benchReport) print(out io.Writer) error {
 		row("schedule", "%.0f/s, %d due, %d began late, %d could not be begun, %.1f ms behind at most", o.Rate, o.Due, o.Late, o.NotBegun, o.Behind)
 	}
 	row("latency", "%s", r.Latency)
+	for _, t := range r.Targets {
+		t.print(row)
+	}
 	for _, step := range slices.Sorted(maps.Keys(r.Steps)) {
 		row("  "+step, "%s", r.Steps[step])
 	}
@@ -486,6 +523,7 @@ func (r *benchReport) print(out io.Writer) error {
 	if r.Check.Placed > 0 || r.Check.Taken > 0 {
 		row("stock", "%d taken for %d placed, %d unknown", r.Check.Taken, r.Check.Placed, r.Check.Unknown)
 	}
+	r.Check.Shards.print(row)
 	row("checked", "%d differences, after %.1f s", len(r.Check.Differences), r.VerifiedS)
 	for _, difference := range r.Check.Differences {
 		row("difference", "%s", difference)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -78,24 +77,27 @@ type scenarioReport struct {
 type standardRun struct {
 	name, what string
 	args       []string
-	timed      bool // it takes --duration
+	timed      bool     // it takes --duration
+	targets    int      // write processes that it is sent to, if they are not the server
+	where      []string // the flags that say which server it is, if it is not the set's own
 }
 
 // standardRuns are the scenarios that need a server.
 func (s *standardSet) standardRuns() []standardRun {
 	return []standardRun{
-		{"checkout", "checkouts over 1,000 SKUs, 32 at once", []string{"checkout"}, true},
-		{"hot", "checkouts of one SKU, 32 at once", []string{"checkout", "--hot"}, true},
-		{"hot-256", "checkouts of one SKU, 256 at once", []string{"checkout", "--hot", "--concurrency", "256"}, true},
-		{"open", "checkouts over 1,000 SKUs, due on a schedule", []string{"checkout"}, true},
-		{"lifecycle", "orders from checkout to completion", []string{"lifecycle"}, true},
-		{"order", "orders by id", []string{"history", "--kind", "order"}, true},
-		{"history", "a buyer's pages", []string{"history", "--kind", "page,next"}, true},
-		{"seller", "a seller's list and sums", []string{"seller"}, true},
-		{"mixed", "ten reads for each checkout", []string{"mixed"}, true},
-		{"flash", "10,000 buyers for 1,000 units in a second", []string{"flash"}, false},
-		{"callbacks", "payments called back for", []string{"callbacks", "--secret-file", s.secretFile(), "--listen", s.sandbox}, false},
-		{"own-writes", "writes, each read back everywhere", []string{"own-writes"}, true},
+		{name: "checkout", what: "checkouts over 1,000 SKUs, 32 at once", args: []string{"checkout"}, timed: true},
+		{name: "hot", what: "checkouts of one SKU, 32 at once", args: []string{"checkout", "--hot"}, timed: true},
+		{name: "hot-256", what: "checkouts of one SKU, 256 at once", args: []string{"checkout", "--hot", "--concurrency", "256"}, timed: true},
+		{name: "open", what: "checkouts over 1,000 SKUs, due on a schedule", args: []string{"checkout"}, timed: true},
+		{name: "lifecycle", what: "orders from checkout to completion", args: []string{"lifecycle"}, timed: true},
+		{name: "order", what: "orders by id", args: []string{"history", "--kind", "order"}, timed: true},
+		{name: "history", what: "a buyer's pages", args: []string{"history", "--kind", "page,next"}, timed: true},
+		{name: "seller", what: "a seller's list and sums", args: []string{"seller"}, timed: true},
+		{name: "mixed", what: "ten reads for each checkout", args: []string{"mixed"}, timed: true},
+		{name: "flash", what: "10,000 buyers for 1,000 units in a second", args: []string{"flash"}},
+		{name: "callbacks", what: "payments called back for", args: []string{"callbacks", "--secret-file", s.secretFile(), "--listen", s.sandbox}},
+		{name: "own-writes", what: "writes, each read back everywhere", args: []string{"own-writes"}, timed: true},
+		{name: "writers", what: "one write process and two on one SKU", timed: true},
 	}
 }
 
@@ -128,6 +130,10 @@ and the event log are processes of their own behind a proxy, and what each of th
 spends on an operation is told (on Linux), and what that comes to for a large shop.
 They share nothing but servers, so CARTWRIGHT_KAFKA, CARTWRIGHT_ELASTICSEARCH and
 CARTWRIGHT_REDIS have to be set.
+
+With writers two write processes are started beside everything else, and what they
+sell of one SKU together is held against what one of them sells alone: of a SKU
+that is whole, and of one that is divided in two.
 
 The set is ` + strings.Join(standardNames(), ", ") + `.
 
@@ -164,6 +170,9 @@ func (s *standardSet) check() error {
 		if s.apart && os.Getenv(key) == "" {
 			return fmt.Errorf("--apart needs %s: an embedded backend belongs to one process", key)
 		}
+	}
+	if s.section == growthSection {
+		return errors.New("the section growth is written by cartwright bench growth")
 	}
 	if len(s.pids) > 0 && !s.apart {
 		return errors.New("--pid is for --apart")
@@ -229,7 +238,12 @@ func (s *standardSet) onServer(ctx context.Context) (err error) {
 	}
 	s.did.Start = took
 	for _, r := range runs {
-		if err = s.measure(ctx, r); err != nil {
+		if r.name == "writers" {
+			err = s.onWriters(ctx, namespace, server)
+		} else {
+			err = s.measure(ctx, r)
+		}
+		if err != nil {
 			return errors.Join(err, server.stop())
 		}
 	}
@@ -262,16 +276,8 @@ func (s *standardSet) measure(ctx context.Context, r standardRun) error {
 		args = append(args, "--rate", strconv.FormatFloat(s.openRate(), 'f', 0, 64))
 		r.what += ", six tenths of that"
 	}
-	args = append(args, "--target", s.url)
-	switch {
-	case r.name == "own-writes": // which looks at no figures
-	case s.apart:
-		args = append(args, "--metrics", s.metrics)
-	default:
-		args = append(args, "--data", s.data())
-	}
 	run := setRun{Name: r.name, What: r.what}
-	if err := s.child(ctx, &run.scenarioReport, append([]string{"bench"}, args...)...); err != nil {
+	if err := s.child(ctx, &run.scenarioReport, slices.Concat([]string{"bench"}, args, s.where(r))...); err != nil {
 		return err
 	}
 	for _, wrong := range append(run.Differences, run.Check.Differences...) {
@@ -279,6 +285,19 @@ func (s *standardSet) measure(ctx context.Context, r standardRun) error {
 	}
 	s.did.Runs = append(s.did.Runs, run)
 	return nil
+}
+
+// where says by flags which server it is, and where its figures are.
+func (s *standardSet) where(r standardRun) []string {
+	switch {
+	case r.where != nil:
+		return r.where
+	case r.name == "own-writes": // which looks at no figures
+		return []string{"--target", s.url}
+	case s.apart:
+		return []string{"--target", s.url, "--metrics", s.metrics}
+	}
+	return []string{"--target", s.url, "--data", s.data()}
 }
 
 // openRate is what the server can surely take: six tenths of what it took of the
@@ -363,9 +382,12 @@ func (s *standardSet) child(ctx context.Context, into any, args ...string) error
 // repeatable is a command line for a server where they are by default.
 func (s *standardSet) repeatable(args []string) string {
 	said := slices.Clone(args)
+	if i := slices.Index(said, "--target"); i >= 0 && strings.Contains(said[i+1], ",") {
+		said = append(said, "--target=WRITE1,WRITE2", "--read-target=READ")
+	}
 	for i := 0; i < len(said); {
 		switch said[i] {
-		case "--target", "--data", "--listen", "--metrics", "--namespace":
+		case "--target", "--read-target", "--data", "--listen", "--metrics", "--namespace":
 			said = slices.Delete(said, i, i+2)
 		case s.secretFile():
 			said[i] = "secret"
@@ -393,7 +415,15 @@ func (s *standardSet) serve(ctx context.Context, namespace string) (stopper, flo
 		f, err := s.startApart(ctx, namespace)
 		return f, rounded(time.Since(begun).Seconds()), err
 	}
-	server, ready, err := s.begin(ctx, "serve", "--data", s.data(), "--listen", "127.0.0.1:0", "--namespace", namespace, "--rate-limit", "0", "--pay-within", "24h")
+	args := []string{"serve", "--data", s.data(), "--listen", "127.0.0.1:0", "--namespace", namespace, "--rate-limit", "0", "--pay-within", "24h"}
+	if s.wants("writers") { // its folder's socket tells of it alone
+		metrics, err := freeAddress(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		args, s.metrics = append(args, "--metrics", metrics), "http://"+metrics+"/metrics"
+	}
+	server, ready, err := s.begin(ctx, args...)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -424,19 +454,4 @@ func freeAddress(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return l.Addr().String(), l.Close()
-}
-
-// sizeOf adds up the files of a folder.
-func sizeOf(folder string) (bytes int64, err error) {
-	err = filepath.WalkDir(folder, func(_ string, entry fs.DirEntry, err error) error {
-		if err != nil || !entry.Type().IsRegular() {
-			return err
-		}
-		info, err := entry.Info()
-		if err == nil {
-			bytes += info.Size()
-		}
-		return err
-	})
-	return bytes, err
 }

@@ -62,7 +62,11 @@ func (s *standardSet) startApart(ctx context.Context, namespace string) (_ *flee
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return f, f.listen(ctx, s, urls["write"], urls["read"])
+	if s.url, err = f.listen(ctx, toParts(urls["write"], urls["read"])); err != nil {
+		return nil, err
+	}
+	s.metrics = s.url + "/metrics"
+	return f, nil
 }
 
 // shareKey makes the master key that all parts have.
@@ -80,8 +84,13 @@ func (s *standardSet) startPart(ctx context.Context, f *fleet, name, namespace s
 	if err != nil {
 		return nil, err
 	}
-	args := []string{name, "--data", filepath.Join(s.data(), name), "--metrics", metrics}
-	switch name {
+	part, _, _ := strings.Cut(name, "-") // of which there may be several
+	data := filepath.Join(s.data(), name)
+	if !s.apart { // it works through the doors of the process that has the folder
+		data = s.data()
+	}
+	args := []string{part, "--data", data, "--metrics", metrics}
+	switch part {
 	case "node":
 		args = append(args, "--listen", "127.0.0.1:0", "--insecure")
 	case "write":
@@ -99,7 +108,7 @@ func (s *standardSet) startPart(ctx context.Context, f *fleet, name, namespace s
 	f.gauge.metrics[name] = "http://" + metrics + "/metrics"
 	f.gauge.pids[name] = server.cmd.Process.Pid
 	where := firstURL(ready)
-	if name == "node" {
+	if part == "node" {
 		s.env = append(s.env, "CARTWRIGHT_EVENTSTORE="+where)
 		return nil, nil //nolint:nilnil // it has no API
 	}
@@ -116,15 +125,15 @@ func firstURL(ready string) string {
 	return ""
 }
 
-// listen starts the proxy.
-func (f *fleet) listen(ctx context.Context, s *standardSet, write, read *url.URL) error {
+// listen starts the proxy before an API, and says where it is.
+func (f *fleet) listen(ctx context.Context, api http.Handler) (where string, err error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
-		return err
+		return "", err
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", &f.gauge)
-	mux.Handle("/", toParts(write, read))
+	mux.Handle("/", api)
 	f.front = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	f.done.Go(func() error {
 		if err := f.front.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -132,9 +141,7 @@ func (f *fleet) listen(ctx context.Context, s *standardSet, write, read *url.URL
 		}
 		return nil
 	})
-	s.url = "http://" + l.Addr().String()
-	s.metrics = s.url + "/metrics"
-	return nil
+	return "http://" + l.Addr().String(), nil
 }
 
 // toParts takes queries to one part and commands to another.
@@ -186,7 +193,7 @@ func (g *fleetGauge) sum(ctx context.Context) (figures, error) {
 	asked, ctx := errgroup.WithContext(ctx)
 	for _, address := range g.metrics {
 		asked.Go(func() error {
-			one, err := (&meter{http: http.DefaultClient, url: address}).read(ctx)
+			one, err := (&meter{http: http.DefaultClient}).readOne(ctx, address)
 			adding.Lock()
 			defer adding.Unlock()
 			for name, v := range one {

@@ -77,7 +77,7 @@ func (opt *callbackOptions) run(ctx context.Context, out, errs io.Writer) error 
 	if err != nil {
 		return usage(fmt.Errorf("the sandbox's secret: %w", err))
 	}
-	api, err := newClient(opt.target, opt.concurrency)
+	api, err := newClient(opt.targets[0], opt.concurrency)
 	if err != nil {
 		return usage(err)
 	}
@@ -202,7 +202,7 @@ func (b *callbackBench) startPayments(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err = b.checkout(ctx, id, b.goods[i%len(b.goods)].sku); err != nil {
+		if _, err = b.api.checkout(ctx, id, b.goods[i%len(b.goods)].sku); err != nil {
 			return err
 		}
 		var started struct {

@@ -77,7 +77,7 @@ func (d *document) capacity(runs []setRun) {
 		ordersADay, float64(ordersADay)/86400, peak, lifeEvents, lookedAt()["order"], lookedAt()["history"], lookedAt()["seller"], flashAtEdge, 100*busyCPU)
 	d.table("part", "cores at the day's peak", "cores more for the flash sale", "processes of 2 cores for both")
 	var projecting float64
-	for _, part := range partsOfAll(runs) {
+	for _, part := range partsOfAll(slices.DeleteFunc(slices.Clone(runs), func(r setRun) bool { return strings.HasPrefix(r.Name, "writers-") })) {
 		each := spent["lifecycle"][part]
 		for name, times := range lookedAt() {
 			each += times * spent[name][part]
@@ -92,7 +92,7 @@ func (d *document) capacity(runs []setRun) {
 	d.line("* The bus carries the same. Projectors read it with one goroutine a partition: %.1f busy cores need at least %.0f partitions, and the topic has %d, for ever.",
 		projecting, math.Ceil(projecting), partitions)
 	if hot := max(rates["hot"], rates["hot-256"]); hot > 0 {
-		d.line("* One SKU was sold %.0f times a second, and that is decided in one place, however many processes there are: a flash sale of 10,000 units is sold out after %.1f s. It is the first limit that more machines do not move.", hot, 10_000/hot)
+		d.line("* One SKU was sold %.0f times a second, and that is decided in one place, however many processes there are: a flash sale of 10,000 units is sold out after %.1f s. It is the first limit that more machines do not move, unless the SKU is divided into shards, each of which is decided in a place of its own.", hot, 10_000/hot)
 	}
 	d.line("* Elasticsearch keeps %d documents a day for lists of orders. What archiving moves aside counts no more for the index that is searched (`cartwright archive`).\n", ordersADay)
 }

@@ -15,6 +15,8 @@ type benchCheck struct {
 	Unknown     int64    `json:"unknown"` // requests that may have been carried out
 	Taken       int64    `json:"taken"`   // units that the stock holds for orders
 	Differences []string `json:"differences"`
+
+	Shards *shardCheck `json:"shards,omitempty"`
 }
 
 // verifyWithin is how long a view may take to catch up with the load, unless it
@@ -27,22 +29,51 @@ const maxDifferences = 20
 // verify reads every SKU's stock, once its view has all that happened to it.
 func (b *checkoutBench) verify(ctx context.Context) (benchCheck, error) {
 	c := benchCheck{Differences: []string{}}
+	shards, done := b.lookIntoShards(ctx)
+	defer done()
 	var mu sync.Mutex // guards c
 	err := b.each(ctx, len(b.goods), func(ctx context.Context, i int) error {
-		s, err := b.stockOf(ctx, b.goods[i].sku)
+		t := b.sold[i].tally()
+		s, wrong, err := b.look(ctx, b.goods[i].sku, t, shards)
 		if err != nil {
 			return err
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		t := b.sold[i].tally()
 		c.Placed, c.Unknown, c.Taken = c.Placed+t.placed, c.Unknown+t.unknown, c.Taken+s.taken()
-		if wrong := s.differs(t, b.stock); wrong != "" && len(c.Differences) < maxDifferences {
-			c.Differences = append(c.Differences, b.goods[i].sku+": "+wrong)
+		for _, text := range wrong[:min(len(wrong), maxDifferences-len(c.Differences))] {
+			c.Differences = append(c.Differences, b.goods[i].sku+": "+text)
 		}
 		return nil
 	})
+	c.Shards = shards.result()
 	return c, err
+}
+
+// look compares a SKU's stock with what was answered. The token of a command names
+// the revision of one shard only, so of a SKU that has several it looks again, for
+// as long as what was answered may take to be seen, until nothing is wrong.
+func (b *checkoutBench) look(ctx context.Context, sku string, t tally, shards *shardLook) (s shownStock, wrong []string, err error) {
+	for until := time.Now().Add(cmp.Or(b.checkWithin, verifyWithin)); ; {
+		if s, err = b.stockOf(ctx, sku); err != nil {
+			return s, nil, err
+		}
+		seen, err := shards.of(ctx, sku)
+		if err != nil {
+			return s, nil, err
+		}
+		wrong = s.differsFrom(b.shards, seen)
+		if text := s.differs(t, b.stock); text != "" {
+			wrong = append(wrong, text)
+		}
+		if len(wrong) == 0 || b.shards < 2 || time.Now().After(until) {
+			shards.note(seen)
+			return s, wrong, nil
+		}
+		if !rest(ctx, lagEvery) {
+			return s, nil, ctx.Err()
+		}
+	}
 }
 
 // shownStock is what the read API shows of a SKU's stock.
@@ -51,6 +82,7 @@ type shownStock struct {
 	Held      int64 `json:"held"`
 	Allocated int64 `json:"allocated"`
 	Available int64 `json:"available"`
+	Shards    int64 `json:"shards"`
 }
 
 func (s shownStock) taken() int64 { return s.Held + s.Allocated }
@@ -66,7 +98,8 @@ func (b *checkoutBench) stockOf(ctx context.Context, sku string) (shownStock, er
 		return shownStock{}, fmt.Errorf("ask the stock of %s for its revision: %w", sku, err)
 	}
 	var s shownStock
-	if _, err = api.do(ctx, request{method: http.MethodGet, path: pathOf("/v1/inventory/", sku, ""), token: out.token}, &s); err != nil {
+	reads := b.reads.with(api.patience)
+	if _, err = reads.do(ctx, request{method: http.MethodGet, path: pathOf("/v1/inventory/", sku, ""), token: out.token}, &s); err != nil {
 		return s, fmt.Errorf("read the stock of %s: %w", sku, err)
 	}
 	return s, nil

@@ -26,6 +26,8 @@ type pace struct {
 	rate   float64 // operations due a second; 0 is a closed loop
 	count  int64   // operations altogether, instead of a time
 	lasts  time.Duration
+
+	targets int // servers that it is spread over, if they are several
 }
 
 // lateAfter is how far behind its time an operation may begin and be in time: a
@@ -34,10 +36,12 @@ const lateAfter = 5 * time.Millisecond
 
 // An arrival is one operation, whose time has come.
 type arrival struct {
-	n    int64
-	due  time.Time // latency counts from here
-	open bool
-	on   *stripe
+	n      int64
+	due    time.Time // latency counts from here
+	open   bool
+	on     *stripe
+	target int // the server that does it, if they are several
+	spread bool
 }
 
 // ready says that the operation itself begins, and what was done until now was
@@ -52,19 +56,36 @@ func (a *arrival) ready() {
 // which there is no latency.
 func (a *arrival) ended(err error) {
 	took := time.Since(a.due)
-	refusal, refused := errors.AsType[*refusalError](err)
 	a.on.mu.Lock()
 	defer a.on.mu.Unlock()
-	switch {
-	case err == nil:
+	if a.spread {
+		a.on.shareOf(a.target).ended(err, took)
+	}
+	switch name := endOf(err); name {
+	case "":
 		a.on.done++
 		recordLatency(a.on.of(""), took)
-	case refused:
-		a.on.errors[nameOf(refusal)]++
-		recordLatency(a.on.of(""), took)
+	case noAnswer:
+		a.on.errors[noAnswer]++
 	default:
-		a.on.errors["no_answer"]++
+		a.on.errors[name]++
+		recordLatency(a.on.of(""), took)
 	}
+}
+
+// noAnswer is what an operation is counted by of which nothing came back.
+const noAnswer = "no_answer"
+
+// endOf names how an operation ended; "" is that it was done.
+func endOf(err error) string {
+	refusal, refused := errors.AsType[*refusalError](err)
+	switch {
+	case err == nil:
+		return ""
+	case refused:
+		return nameOf(refusal)
+	}
+	return noAnswer
 }
 
 // step notes how long a part of an operation took, or an operation of some kind.
@@ -76,13 +97,9 @@ func (a *arrival) step(kind string, took time.Duration) {
 
 // again notes that a request is sent once more, and why.
 func (a *arrival) again(err error) {
-	why := "no_answer"
-	if refusal, refused := errors.AsType[*refusalError](err); refused {
-		why = nameOf(refusal)
-	}
 	a.on.mu.Lock()
 	defer a.on.mu.Unlock()
-	a.on.retries[why]++
+	a.on.retries[endOf(err)]++
 }
 
 // nameOf is what a refusal is counted by: its slug, or its status if it has none.
@@ -107,6 +124,7 @@ type stripe struct {
 	errors  map[string]int64
 	retries map[string]int64
 	loop    openLoop
+	shares  map[int]*share // by target, if they are several
 }
 
 // An openLoop says how well a schedule was kept.
@@ -123,6 +141,7 @@ func newTape() *tape {
 	for i := range t.stripes {
 		t.stripes[i].latency = map[string]*hdrhistogram.Histogram{}
 		t.stripes[i].errors, t.stripes[i].retries = map[string]int64{}, map[string]int64{}
+		t.stripes[i].shares = map[int]*share{}
 	}
 	return t
 }
@@ -183,6 +202,9 @@ func (s *stripe) addTo(sum *stripe) {
 	for slug, n := range s.retries {
 		sum.retries[slug] += n
 	}
+	for target, one := range s.shares {
+		one.addTo(sum.shareOf(target))
+	}
 	sum.loop.Due += s.loop.Due
 	sum.loop.Late += s.loop.Late
 	sum.loop.NotBegun += s.loop.NotBegun
@@ -212,6 +234,7 @@ func (p pace) drive(ctx context.Context, t *tape, do func(context.Context, *arri
 		g.Go(func() error {
 			on := &t.stripes[i%len(t.stripes)]
 			for a, ok := s.next(gctx, on); ok; a, ok = s.next(gctx, on) {
+				a.target, a.spread = p.targetOf(i, a.n), p.targets > 1
 				if err := do(gctx, &a); err != nil {
 					return err
 				}

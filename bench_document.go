@@ -76,9 +76,20 @@ func procValue(file, key string) string {
 
 // The lines between which a document is written anew; what is outside stays.
 const (
-	documentBegins = "<!-- what follows is written by cartwright bench all%s -->"
+	documentBegins = "<!-- what follows is written by cartwright bench %s -->"
 	documentEnds   = "<!-- up to here -->"
 )
+
+// beginOf is the line before a section, which says who writes it.
+func beginOf(section string) string {
+	switch section {
+	case "":
+		return fmt.Sprintf(documentBegins, "all")
+	case growthSection:
+		return fmt.Sprintf(documentBegins, "growth")
+	}
+	return fmt.Sprintf(documentBegins, "all --section "+strconv.Quote(section))
+}
 
 // write prints the result, or puts it into the file.
 func (s *standardSet) write(out io.Writer) error {
@@ -97,16 +108,24 @@ func (s *standardSet) write(out io.Writer) error {
 	return err
 }
 
+// sectionOf reads what stands between the two lines of a section; "" if there is none.
+func sectionOf(path, section string) (string, error) {
+	text, err := os.ReadFile(path) //nolint:gosec // whoever runs it names it
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	_, behind, _ := strings.Cut(string(text), beginOf(section)+"\n")
+	within, _, _ := strings.Cut(behind, documentEnds)
+	return within, err
+}
+
 // putInto replaces what stands between the two lines of a section, or begins the
 // file or the section.
 func putInto(path, section, text string) error {
-	begin := fmt.Sprintf(documentBegins, "")
-	if section != "" {
-		begin = fmt.Sprintf(documentBegins, " --section "+strconv.Quote(section))
-	}
+	begin := beginOf(section)
 	old, err := os.ReadFile(path) //nolint:gosec // whoever runs it names it
 	if errors.Is(err, os.ErrNotExist) {
-		old, err = []byte("# Benchmarks\n\n"+begin+"\n"+documentEnds+"\n"), nil
+		old, err = []byte("# Benchmarks\n\n"+beginOf("")+"\n"+documentEnds+"\n"), nil
 	}
 	if err != nil {
 		return err
@@ -131,6 +150,8 @@ func (r *setReport) document(section string, apart bool) string {
 	}
 	d.machine(r)
 	d.loads(r.Runs)
+	d.writers(r.Runs, r.Machine.Cores)
+	d.memory(r.Runs)
 	d.parts(r.Runs)
 	d.capacity(r.Runs)
 	d.behind(r.Runs)
@@ -293,9 +314,7 @@ func (r *setRun) more() string {
 	if f := r.Flash; f != nil {
 		_, _ = fmt.Fprintf(&more, "; of %d buyers %d got one of %d units, %d were refused, the last was answered after %.2f s", f.Buyers, f.Placed, f.Units, f.Refused, f.AnsweredS)
 	}
-	for _, slug := range slices.Sorted(maps.Keys(r.Errors)) {
-		_, _ = fmt.Fprintf(&more, "; %d %s", r.Errors[slug], slug)
-	}
+	_, _ = more.WriteString(refusals(r.Errors))
 	for _, why := range slices.Sorted(maps.Keys(r.Retries)) {
 		_, _ = fmt.Fprintf(&more, "; %d sent again for %s", r.Retries[why], why)
 	}

@@ -69,6 +69,8 @@ type serverFigures struct {
 	DrainedS  float64             `json:"drained_s"` // from the last answer until all views had everything
 	Undrained bool                `json:"undrained,omitempty"`
 	Parts     map[string]float64  `json:"cpu_us_by_part,omitempty"` // where the parts are processes of their own
+	Memory    *memoryFigures      `json:"memory,omitempty"`
+	Disk      *diskFigures        `json:"disk,omitempty"`
 }
 
 // fsyncFigures are of the embedded log.
@@ -98,6 +100,8 @@ func (s *serverFigures) print(row func(name, format string, values ...any), left
 		return
 	}
 	row("server", "%.0f µs CPU, %.0f allocations, %.0f bytes an operation; %.0f MB resident", s.CPU, s.Allocs, s.Bytes, s.Resident/(1<<20))
+	s.Memory.print(row)
+	s.Disk.print(row)
 	if f := s.Fsync; f != nil {
 		row("fsyncs", "%d of %.1f writes and %.1f events, %.2f ms each", f.Count, f.Writes, f.Events, f.Mean)
 	}
@@ -120,22 +124,31 @@ func (s *serverFigures) print(row func(name, format string, values ...any), left
 	row("views", "had caught up %.2f s after the last answer", s.DrainedS)
 }
 
-// A meter reads a server's own figures. One without an address says why it has none.
+// A meter reads a server's own figures, or adds up those of several. One without
+// an address says why it has none.
 type meter struct {
 	http *http.Client
-	url  string
+	urls []string
 	why  error
+
+	folder string // of the server's data, if all of it is here
 }
 
 // meter finds where the server's figures are: where the command line says, or at
 // the data folder's owner, if that is the server which is measured.
 func (opt *benchOptions) meter() (*meter, error) {
 	transport := &http.Transport{}
-	m := &meter{http: &http.Client{Transport: transport, Timeout: 10 * time.Second}, url: opt.metrics}
-	if m.url != "" {
-		if u, err := url.Parse(m.url); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-			return nil, fmt.Errorf("metrics %q is no address like http://127.0.0.1:9464/metrics", m.url)
+	m := &meter{http: &http.Client{Transport: transport, Timeout: 10 * time.Second}, urls: opt.metrics}
+	for _, address := range m.urls {
+		if u, err := url.Parse(address); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+			return nil, fmt.Errorf("metrics %q is no address like http://127.0.0.1:9464/metrics", address)
 		}
+	}
+	if len(m.urls) > 0 {
+		return m, nil
+	}
+	if len(opt.targets) > 1 {
+		m.why = errors.New("of several servers those are told whose --metrics are known")
 		return m, nil
 	}
 	if opt.data == "" {
@@ -145,7 +158,7 @@ func (opt *benchOptions) meter() (*meter, error) {
 	if listens, err := ownerSays(opt.data, "http"); err != nil {
 		m.why = err
 		return m, nil //nolint:nilerr // it is told with the result
-	} else if listens != strings.TrimSuffix(opt.target, "/") {
+	} else if listens != strings.TrimSuffix(opt.targets[0], "/") {
 		m.why = fmt.Errorf("%s is the data of %s (--data or --metrics says where the figures are)", opt.data, listens)
 		return m, nil
 	}
@@ -157,7 +170,7 @@ func (opt *benchOptions) meter() (*meter, error) {
 	transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
-	m.url = "http://admin/metrics"
+	m.urls, m.folder = []string{"http://admin/metrics"}, opt.data
 	return m, nil
 }
 
@@ -171,7 +184,27 @@ func (m *meter) read(ctx context.Context) (figures, error) {
 	if m.why != nil {
 		return nil, m.why
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.url, http.NoBody)
+	if len(m.urls) == 1 {
+		return m.readOne(ctx, m.urls[0])
+	}
+	sum := figures{}
+	for _, address := range m.urls {
+		one, err := m.readOne(ctx, address)
+		if err != nil {
+			return nil, err
+		}
+		for name, v := range one {
+			sum[name] += v
+		}
+		if u, err := url.Parse(address); err == nil {
+			sum[partCPU+`{part="`+u.Host+`"}`] = one["process_cpu_seconds_total"]
+		}
+	}
+	return sum, nil
+}
+
+func (m *meter) readOne(ctx context.Context, address string) (figures, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +215,7 @@ func (m *meter) read(ctx context.Context) (figures, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s", m.url, resp.Status)
+		return nil, fmt.Errorf("%s answers %s", address, resp.Status)
 	}
 	return readFigures(io.LimitReader(resp.Body, maxAnswer))
 }
@@ -231,7 +264,9 @@ type observation struct {
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 
-	relay, unread []float64 // written while it watches
+	size int64 // of the data folder before
+
+	relay, unread, resident, heap []float64 // written while it watches
 }
 
 // watchEvery is how often gauges are looked at.
@@ -243,6 +278,9 @@ func (m *meter) observe(ctx context.Context) *observation {
 	ctx, w.stop = context.WithCancel(ctx)
 	if w.before, w.err = m.read(ctx); w.err != nil {
 		return w
+	}
+	if w.folder != "" {
+		w.size, _ = sizeOf(w.folder) // what is not known is not told
 	}
 	w.done.Go(func() {
 		for rest(ctx, watchEvery) {
@@ -263,6 +301,12 @@ func (w *observation) sample(now figures) {
 	if unread, known := now["cartwright_views_unread_events"]; known {
 		w.unread = append(w.unread, unread)
 	}
+	if bytes, known := now["process_resident_memory_bytes"]; known {
+		w.resident = append(w.resident, bytes)
+	}
+	if bytes, known := now["go_memstats_heap_inuse_bytes"]; known {
+		w.heap = append(w.heap, bytes)
+	}
 }
 
 // end waits until the views have caught up, so that what they cost is with the
@@ -282,7 +326,7 @@ func (w *observation) end(ctx context.Context, operations int64) (*serverFigures
 	s := &serverFigures{
 		Resident: after["process_resident_memory_bytes"], DrainedS: rounded(took.Seconds()), Undrained: !drained,
 		RelayLag: sampledOf(w.relay), Unread: sampledOf(w.unread), Lanes: lanesOf(w.before, after), Fsync: fsyncsOf(w.before, after),
-		Parts: partsOf(w.before, after, operations),
+		Parts: partsOf(w.before, after, operations), Memory: memoryOf(w.resident, w.heap), Disk: w.disk(after, operations),
 	}
 	for of, name := range map[*float64]string{
 		&s.CPU: "process_cpu_seconds_total", &s.Allocs: "go_memstats_mallocs_total", &s.Bytes: "go_memstats_alloc_bytes_total",

@@ -39,6 +39,9 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 anything else came of it.`,
 			}
 			opt.hot, opt.skus, opt.count, opt.duration = true, 1, opt.buyers, opt.within
 			opt.rate = float64(opt.buyers) / opt.within.Seconds()
+			if err := opt.checkSpread(); err != nil {
+				return usage(err)
+			}
 			return opt.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), func(b *checkoutBench) workload {
 				return (&flashBench{checkoutBench: b, within: opt.within}).workload()
 			})
@@ -46,6 +49,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 anything else came of it.`,
 	}
 	f := cmd.Flags()
 	opt.serverFlags(f, cfg)
+	opt.spreadFlags(f)
 	f.IntVar(&opt.buyers, "buyers", 10_000, "buyers who come")
 	f.Int64Var(&opt.stock, "stock", 1000, "units there are")
 	f.DurationVar(&opt.within, "within", time.Second, "the time in which they come")
@@ -92,7 +96,7 @@ func (f *flashBench) one(ctx context.Context, a *arrival) error {
 	limited, cancel := context.WithTimeout(ctx, flashPatience)
 	defer cancel()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		_, err = f.checkout(limited, id, f.goods[0].sku)
+		_, err = f.at(a).checkout(limited, id, f.goods[0].sku)
 		wait, again := retry(err)
 		if !again || !rest(limited, max(wait, jitter(pause))) {
 			break

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -190,10 +191,7 @@ func (q *queryBench) setUp(ctx context.Context) error {
 	if err = q.each(ctx, len(q.shelves), q.open); err != nil {
 		return err
 	}
-	return q.each(ctx, len(q.sales), func(ctx context.Context, i int) error {
-		_, err := q.api.with(q.checkWithin).do(ctx, request{method: http.MethodGet, path: q.listOf(i), token: q.shelves[0].token}, nil)
-		return err
-	})
+	return q.each(ctx, len(q.sales), q.openSeller)
 }
 
 // place places the ith order, and is patient.
@@ -214,12 +212,47 @@ func (q *queryBench) place(ctx context.Context, i int) error {
 	return nil
 }
 
-// open waits until a buyer's list has the last order, and notes where its second
-// page begins.
+// open waits until a buyer's list has all orders, and notes where its second page
+// begins. A token speaks of one order, and the others need not be there when that is.
 func (q *queryBench) open(ctx context.Context, i int) error {
+	if err := q.await(ctx, func() (string, error) { return q.listDiffers(ctx, i, 0) }); err != nil {
+		return err
+	}
 	list, err := q.page(ctx, i, "", pageSize)
 	q.shelves[i].next = list.Next
 	return err
+}
+
+// openSeller waits until a seller's list and sums have all orders.
+func (q *queryBench) openSeller(ctx context.Context, i int) error {
+	for _, kind := range []string{"list", "summary"} {
+		ask := q.ofSeller(kind, i)
+		err := q.await(ctx, func() (string, error) {
+			text, err := q.get(ctx, ask.path)
+			return ask.differs(text), err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await looks again until nothing is wrong, for as long as what was answered may
+// take to be seen. What is wrong then is a wrong answer like one in the load.
+func (q *queryBench) await(ctx context.Context, look func() (wrong string, err error)) error {
+	for until := time.Now().Add(cmp.Or(q.checkWithin, verifyWithin)); ; {
+		wrong, err := look()
+		switch {
+		case err != nil || wrong == "":
+			return err
+		case time.Now().After(until):
+			q.wrong.add("before it is measured: " + wrong)
+			return nil
+		case !rest(ctx, lagEvery):
+			return ctx.Err()
+		}
+	}
 }
 
 // A shownPage is part of a list of orders.
@@ -285,10 +318,16 @@ func (q *queryBench) read(ctx context.Context, a *arrival) error {
 		return nil
 	}
 	a.step(kind, took)
-	if found := bytes.Count(text, []byte(ask.text)); found < ask.n || found > ask.n && !ask.more {
-		q.wrong.add(fmt.Sprintf("%s has %s %d times, not %d", ask.path, ask.text, found, ask.n))
-	}
+	q.wrong.add(ask.differs(text))
 	return nil
+}
+
+// differs says what is wrong with an answer.
+func (l lookup) differs(text []byte) string {
+	if found := bytes.Count(text, []byte(l.text)); found < l.n || found > l.n && !l.more {
+		return fmt.Sprintf("%s has %s %d times, not %d", l.path, l.text, found, l.n)
+	}
+	return ""
 }
 
 // lookup draws a query of a kind.
@@ -309,8 +348,13 @@ func (q *queryBench) lookup(kind string) lookup {
 		fallthrough
 	case "page":
 		return lookup{path: page, text: `"order_id":`, n: min(pageSize, first), more: first < pageSize}
-	case "list":
-		sold := int(q.sales[seller])
+	}
+	return q.ofSeller(kind, seller)
+}
+
+// ofSeller asks for the list of a seller, or for the sums.
+func (q *queryBench) ofSeller(kind string, seller int) lookup {
+	if sold := int(q.sales[seller]); kind == "list" {
 		return lookup{path: q.listOf(seller), text: `"order_id":`, n: min(pageSize, sold), more: sold < pageSize}
 	}
 	return lookup{path: pathOf("/v1/sellers/", q.goods[seller].seller, "/summary"), text: `"orders":` + strconv.FormatInt(q.sales[seller], 10) + `,`, n: 1}

@@ -38,7 +38,7 @@ func (b *checkoutBench) stockUp(ctx context.Context, s benchSKU) error {
 	if err != nil {
 		return fmt.Errorf("stock of %s: %w", s.sku, err)
 	}
-	return nil
+	return b.divide(ctx, s.sku)
 }
 
 // each runs do for 0 to n-1, as many at once as are measured at once.
@@ -128,7 +128,7 @@ func (b *checkoutBench) ahead(ctx context.Context, n int) (err error) {
 
 // probe measures the lag of views until it is told to stop.
 func (b *checkoutBench) probe(ctx context.Context) (stop func()) {
-	b.probes = newLagProbes(b.api)
+	b.probes = newLagProbes(b.reads)
 	done := b.probes.run(ctx)
 	return func() { b.lag = done() }
 }
@@ -150,7 +150,7 @@ func (b *checkoutBench) sell(ctx context.Context, a *arrival, id drawnID) (place
 		sku = rand.IntN(len(b.goods)) //nolint:gosec // which cart comes next guards nothing
 	}
 	a.ready()
-	token, err := b.checkout(ctx, id, b.goods[sku].sku)
+	token, err := b.at(a).checkout(ctx, id, b.goods[sku].sku)
 	placed = ackedOrder{buyer: id.buyer, seller: b.goods[sku].seller, token: token, at: time.Now()}
 	a.ended(err)
 	b.sold[sku].note(err)
@@ -175,8 +175,7 @@ func (b *checkoutBench) idOf(ctx context.Context, n int64) (drawnID, error) {
 
 // checkout sends one cart once, and gives the token of its answer. It is the
 // hot loop: the answer is read to its end and not looked at.
-func (b *checkoutBench) checkout(ctx context.Context, id drawnID, sku string) (string, error) {
-	c := b.api
+func (c *client) checkout(ctx context.Context, id drawnID, sku string) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/v1/checkouts", bytes.NewReader(cart(id, sku)))
 	if err != nil {
 		return "", fmt.Errorf("checkout: %w", err)

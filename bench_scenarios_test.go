@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -49,6 +48,28 @@ func between(t *testing.T, s *server, answer func(w http.ResponseWriter, r *http
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r, proxy) }))
 	t.Cleanup(web.Close)
 	return web.URL
+}
+
+// A list that has a buyer's last order may still lack those before it.
+func TestListsThatAreBehindAreWaitedForBeforeTheyAreMeasured(t *testing.T) {
+	s := serve(t, t.TempDir())
+	var mu sync.Mutex
+	asked := map[string]bool{}
+	target := between(t, s, func(w http.ResponseWriter, r *http.Request, serve http.Handler) {
+		mu.Lock()
+		first := r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/orders") && !asked[r.URL.Path]
+		asked[r.URL.Path] = true
+		mu.Unlock()
+		if first { // as if three were not there yet, and the page began at the fourth
+			r.URL.RawQuery = strings.Replace(r.URL.RawQuery, "limit=20", "limit=17", 1)
+			r.URL.RawQuery = strings.Replace(r.URL.RawQuery, "limit=100", "limit=22", 1)
+		}
+		serve.ServeHTTP(w, r)
+	})
+	got, err := runBench(t, "history", "--count", "60", "--orders", "75", "--skus", "7", "--buyers", "3", "--target", target, "--data", s.data)
+	if err != nil {
+		t.Errorf("%v: %+v", err, got.Check)
+	}
 }
 
 func TestEveryScenarioRunsAndFindsNothingWrong(t *testing.T) {
@@ -285,12 +306,14 @@ func TestAScheduleIsKeptWhileAServerStalls(t *testing.T) {
 func TestTheCommandLineOfEveryScenarioIsChecked(t *testing.T) {
 	for _, line := range []string{
 		"checkout --rate -1", "checkout --rate NaN", "checkout --rate 1e9", "checkout --metrics nowhere", "checkout --count 1 --duration 1s", "checkout --hot --skus 2",
-		"checkout --check-within -1s",
+		"checkout --check-within -1s", "checkout --shards 0", "checkout --shards 17", "checkout --shards 100000", "checkout --hot --shards -1", "flash --shards 0",
+		"checkout --target=", "checkout --target http://a,nowhere", "checkout --target http://a,http://a", "checkout --read-target nowhere", "checkout --metrics http://a,nowhere",
+		"lifecycle --target http://a,http://b", "callbacks --target http://a,http://b", "mixed --target http://a,http://b",
 		"lifecycle --concurrency 0", "lifecycle --count 1 --duration 1s", "lifecycle more",
 		"history --kind summary", "history --kind ,", "history --orders 1", "history --buyers 0", "seller --kind order", "mixed --orders -1",
 		"flash --buyers 0", "flash --stock 0", "flash --within 0s", "flash --target nowhere",
 		"callbacks --count 0", "callbacks --metrics nowhere",
-		"all --scenario nonsense", "all --duration 0s", "all --events 1", "all more", "all --apart", "all --pid kafka=1",
+		"all --scenario nonsense", "all --duration 0s", "all --events 1", "all more", "all --apart", "all --pid kafka=1", "all --section growth",
 	} {
 		if _, err := runBench(t, strings.Fields(line)...); exitOf(err) != exitUsage {
 			t.Errorf("%s: got %v", line, err)
@@ -300,7 +323,7 @@ func TestTheCommandLineOfEveryScenarioIsChecked(t *testing.T) {
 
 func TestTheStandardSetIsRunAndWrittenDown(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "BENCHMARKS.md")
-	mine := "# Mine\n\nbefore\n" + fmt.Sprintf(documentBegins, "") + "\nold\n" + documentEnds + "\n\nbehind\n"
+	mine := "# Mine\n\nbefore\n" + beginOf("") + "\nold\n" + documentEnds + "\n\nbehind\n"
 	if err := os.WriteFile(path, []byte(mine), 0o600); err != nil {
 		t.Fatal(err)
 	}

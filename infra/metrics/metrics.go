@@ -110,6 +110,11 @@ func New(cfg Config) (*Metrics, error) {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
 	}
+	if written := diskWritten(selfIO); written != nil {
+		if err := m.registry.Register(written); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
 	m.serve = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
 		ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelError), ErrorHandling: promhttp.ContinueOnError,
 		MaxRequestsInFlight: scrapesAtOnce,

@@ -1,0 +1,4 @@
+package metrics
+
+// DiskWritten is what a process has had written to disks.
+var DiskWritten = diskWritten
