@@ -80,19 +80,20 @@ func TestWhatEachOfTwoWriteProcessesDidIsTold(t *testing.T) {
 	}
 }
 
-func TestAServerOfAnotherShopIsNotTakenForOneOfThis(t *testing.T) {
-	s := newBenchShop(t)
-	this := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+// whoIsReady is a server that is ready, and does the rest as another does.
+func whoIsReady(t *testing.T, rest http.Handler) *httptest.Server {
+	t.Helper()
+	return quietly(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/readyz" || !say(w, http.StatusOK, `{}`) {
-			s.ServeHTTP(w, r)
+			rest.ServeHTTP(w, r)
 		}
 	}))
-	defer this.Close()
-	other := quietly(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/readyz" {
-			_ = say(w, http.StatusOK, `{}`)
-			return
-		}
+}
+
+func TestAServerOfAnotherShopIsNotTakenForOneOfThis(t *testing.T) {
+	s := newBenchShop(t)
+	this := whoIsReady(t, s)
+	other := whoIsReady(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_ = say(w, http.StatusNotFound, `{"type":"/problems/unknown_sku"}`)
 	}))
 	got, err := runBench(t, "checkout", "--hot", "--count", "200", "--concurrency", "4", "--buyers", "5", "--target", this.URL+","+other.URL)
@@ -103,12 +104,7 @@ func TestAServerOfAnotherShopIsNotTakenForOneOfThis(t *testing.T) {
 
 func TestAServerThatIsNotThereIsFoundBeforeAnythingIsMeasured(t *testing.T) {
 	s := newBenchShop(t)
-	this := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/readyz" || !say(w, http.StatusOK, `{}`) {
-			s.ServeHTTP(w, r)
-		}
-	}))
-	defer this.Close()
+	this := whoIsReady(t, s)
 	_, err := runBench(t, "checkout", "--hot", "--count", "20", "--target", this.URL+",http://127.0.0.1:1")
 	if exitOf(err) != exitFailed || !strings.Contains(err.Error(), "http://127.0.0.1:1") || len(s.streams(t, "offer-")) > 0 {
 		t.Errorf("got %v", err)

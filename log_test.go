@@ -12,7 +12,7 @@ import (
 	"cartwright/domain/event"
 )
 
-// TestAScanSaysWhatAReaderIsTold compares the two ways to read an embedded log.
+// TestAScanSaysWhatAReaderIsTold compares the two ways to read an embedded log, and to ask where it ends.
 func TestAScanSaysWhatAReaderIsTold(t *testing.T) {
 	t.Parallel()
 	cfg := config{Data: t.TempDir()}
@@ -37,6 +37,13 @@ func TestAScanSaysWhatAReaderIsTold(t *testing.T) {
 	}
 	if err := l.Tombstone(t.Context(), "inventory-1"); err != nil {
 		t.Fatal(err)
+	}
+	byRead, err := l.Store.Head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if known, err := l.Head(t.Context()); err != nil || known != byRead || known == 0 {
+		t.Errorf("the log ends at %d, and its node says %d, %v", byRead, known, err)
 	}
 	collect := func(all iter.Seq2[event.Recorded, error]) (events []event.Recorded) {
 		for r, err := range all {

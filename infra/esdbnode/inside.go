@@ -176,6 +176,10 @@ func (s *insideServer) RecvMsg(m any) error {
 	if err != nil {
 		return asContextStatus(err)
 	}
+	if data.Len() > maxMessage {
+		defer data.Free()
+		return status.Errorf(codes.ResourceExhausted, "grpc: received message larger than max (%d vs. %d)", data.Len(), maxMessage)
+	}
 	return read(s.codec, data, m)
 }
 

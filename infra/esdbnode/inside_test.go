@@ -117,6 +117,7 @@ func TestACallFromWithinIsToldWhatOneByASocketIsTold(t *testing.T) {
 		"an append of nothing":    {toWrite, appended, []proto.Message{options("order-2")}, codes.OK},
 		"a wrong revision":        {toWrite, appended, []proto.Message{wrong, event(1)}, codes.OK},
 		"too large an append":     {toWrite, appended, []proto.Message{options("order-2"), event(2 << 10)}, codes.InvalidArgument},
+		"too large a message":     {toWrite, appended, []proto.Message{options("order-2"), event(18 << 20)}, codes.ResourceExhausted},
 		"a part of nothing":       {toBatch, batched, []proto.Message{&streams.BatchAppendReq{}}, codes.InvalidArgument},
 		"a batch of nothing":      {toBatch, batched, nil, codes.OK},
 		"a read of one stream":    {toRead, heard, []proto.Message{readOf("order-1")}, codes.OK},

@@ -172,8 +172,8 @@ func (s *seeker) find(stream string) (value []byte, found bool, err error) {
 
 func (s *seeker) close() error { return s.it.Close() }
 
-// asStored reads JSON by the rules of encoding/json. The document's texts are parts
-// of one copy of it, and not a copy each.
+// asStored reads the documents that Put wrote. Their texts are parts of one copy of
+// the document, and not a copy each.
 var asStored = sonic.Config{ValidateString: true}.Froze()
 
 // decode keeps nothing of the value.

@@ -93,8 +93,8 @@ func (g *Generation[V]) Get(ctx context.Context, streams []string) (map[string]p
 	})
 }
 
-// asStored reads JSON by the rules of encoding/json. The document's texts are parts
-// of the one it is read from, and not a copy each.
+// asStored reads the documents that Put wrote. Their texts are parts of the one that
+// they are read from, and not a copy each.
 var asStored = sonic.Config{ValidateString: true}.Froze()
 
 // scan reads a row of id, revision and doc, and what else it has.
