@@ -1,6 +1,8 @@
 package seen_test
 
 import (
+	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"math"
 	"strings"
@@ -130,11 +132,51 @@ func TestAMemoryComesBackFromJSON(t *testing.T) {
 	})
 }
 
+// What has come back goes on like what never went: keys are found, put and put
+// anew, sealed, forgotten and written again the same way.
+func TestAMemoryThatCameBackGoesOnAsTheOtherDoes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var m, back seen.Memory
+		key := rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f", "g", "h"})
+		for i := range rapid.IntRange(1, 40).Draw(t, "steps") {
+			k, amount, now := key.Draw(t, "key"), int64(i), rapid.Int64Range(0, 60).Draw(t, "now")
+			m.Put(amount, k)
+			back.Put(amount, k)
+			m.Advance(now, 10, 30)
+			back.Advance(now, 10, 30)
+			before := back.Clone()
+			if rapid.Bool().Draw(t, "through JSON") {
+				text, err := json.Marshal(back)
+				if err == nil {
+					back = seen.Memory{}
+					err = json.Unmarshal(text, &back)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, k := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
+				want, known := m.Find(k)
+				for name, other := range map[string]*seen.Memory{"what came back": &back, "its clone": &before} {
+					if got, found := other.Find(k); got != want || found != known {
+						t.Fatalf("%s: %s has %d, %v, and what never went %d, %v", k, name, got, found, want, known)
+					}
+				}
+			}
+			if diff := cmp.Diff(m, back); diff != "" {
+				t.Fatalf("what never went (-) and what came back (+) differ:\n%s", diff)
+			}
+		}
+	})
+}
+
 func TestADamagedPageIsRefused(t *testing.T) {
 	for name, text := range map[string]string{
 		"no string":        `{"newest":7}`,
 		"no base64":        `{"newest":"%"}`,
 		"half of a record": `{"newest":"AAAA"}`,
+		"a key twice":      `{"newest":"` + base64.StdEncoding.EncodeToString(make([]byte, 2*24)) + `"}`,
+		"out of order":     `{"newest":"` + base64.StdEncoding.EncodeToString(append(bytes.Repeat([]byte{1}, 24), make([]byte, 24)...)) + `"}`,
 	} {
 		var m seen.Memory
 		if err := json.Unmarshal([]byte(text), &m); err == nil || !strings.Contains(err.Error(), "page of keys") {
