@@ -9,6 +9,22 @@ import (
 	"time"
 )
 
+// curvesInto makes curves of what was printed, and gives the file they went into.
+func curvesInto(t *testing.T, path, printed string) string {
+	t.Helper()
+	cmd := newBenchGrowthCommand()
+	cmd.SetIn(strings.NewReader(printed))
+	cmd.SetArgs([]string{"--out", path})
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 func TestBenchmarksThatGrowBecomeCurves(t *testing.T) {
 	const printed = `goos: linux
 pkg: cartwright/commands
@@ -23,35 +39,26 @@ PASS
 	if err := putInto(path, "", "what all wrote"); err != nil {
 		t.Fatal(err)
 	}
-	cmd := newBenchGrowthCommand()
-	cmd.SetIn(strings.NewReader(printed))
-	cmd.SetArgs([]string{"--out", path})
-	if err := cmd.ExecuteContext(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := curvesInto(t, path, printed)
 	for _, want := range []string{
 		"what all wrote", "| commands `Hold/ended=true` | held | 1k: 20 · 100k: 40 | 2.00 |",
 		"| infra/esdbstore `Log/op=load` | events | 1M: 1.5* | – |",
 	} {
-		if !strings.Contains(string(text), want) {
+		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
-	if strings.Contains(string(text), "Other") {
+	if strings.Contains(text, "Other") {
 		t.Errorf("a benchmark that says no size became a curve:\n%s", text)
 	}
-	cmd = newBenchGrowthCommand()
+	cmd := newBenchGrowthCommand()
 	cmd.SetIn(strings.NewReader("PASS\n"))
 	cmd.SetArgs([]string{"--out", path})
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	if err := cmd.ExecuteContext(t.Context()); exitOf(err) != exitFailed {
 		t.Errorf("nothing was made into a table: %v", err)
 	}
-	if again, err := os.ReadFile(path); err != nil || string(again) != string(text) {
+	if again, err := os.ReadFile(path); err != nil || string(again) != text {
 		t.Errorf("got %v, %s", err, again)
 	}
 }
@@ -65,27 +72,19 @@ func TestACurveThatIsMeasuredAnewLeavesTheOthers(t *testing.T) {
 	if err := putInto(path, "", "what all wrote"); err != nil {
 		t.Fatal(err)
 	}
+	var text string
 	for range 2 {
-		cmd := newBenchGrowthCommand()
-		cmd.SetIn(strings.NewReader("pkg: cartwright/commands\nBenchmarkHold/ended=true/held=1-2 1 90000 ns/op 4 cpu-µs/op\nBenchmarkEntry/entries=10-2 1 7000 ns/op\n"))
-		cmd.SetArgs([]string{"--out", path})
-		if err := cmd.ExecuteContext(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
+		text = curvesInto(t, path, "pkg: cartwright/commands\nBenchmarkHold/ended=true/held=1-2 1 90000 ns/op 4 cpu-µs/op\nBenchmarkEntry/entries=10-2 1 7000 ns/op\n")
 	}
 	for _, want := range []string{
 		"what all wrote", "<!-- what follows is written by cartwright bench growth -->", "| commands `Hold/ended=true` | held | 1: 4 | – | 2",
 		"| infra/esdbstore `Log/op=load` | events | 1k: 188 | – | – |", "| commands `Entry` | entries | 10: 7* | – | 2",
 	} {
-		if strings.Count(string(text), want) != 1 {
+		if strings.Count(text, want) != 1 {
 			t.Errorf("not once %q in\n%s", want, text)
 		}
 	}
-	if strings.Contains(string(text), "1: 9") {
+	if strings.Contains(text, "1: 9") {
 		t.Errorf("what was measured before stands there still:\n%s", text)
 	}
 }

@@ -48,7 +48,7 @@ type Leaf struct {
 // kept apart: ("a", "bc") is not ("ab", "c").
 func (m *Memory) Put(amount int64, key ...string) {
 	m.Count++
-	m.Newest.put(markOf(key), amount)
+	m.Newest = m.Newest.with(markOf(key), amount)
 }
 
 // Find tells with what amount the key was done, if it is remembered.
@@ -111,11 +111,13 @@ func (p Page) Equal(other Page) bool {
 	return p.Len() == other.Len() && bytes.Equal(p.records(), other.records())
 }
 
-func (p *Page) put(mark Mark, amount int64) {
+// with is the page with one more mark; p is not to be used any more.
+func (p Page) with(mark Mark, amount int64) Page {
 	if at, found := p.search(mark); found { // it is rare to put what is there, and it counts anew
 		p.read = slices.Concat(p.read[:at*recordSize], p.read[(at+1)*recordSize:])
 	}
 	p.marks.Put(mark, amount)
+	return p
 }
 
 func (p Page) get(mark Mark) (amount int64, found bool) {
