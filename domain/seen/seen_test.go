@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"math"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -132,19 +136,32 @@ func TestAMemoryComesBackFromJSON(t *testing.T) {
 	})
 }
 
-// What has come back goes on like what never went: keys are found, put and put
-// anew, sealed, forgotten and written again the same way.
-func TestAMemoryThatCameBackGoesOnAsTheOtherDoes(t *testing.T) {
+// What has come back goes on like what never went, and both like a map: keys are
+// found, put and put anew, sealed, forgotten and written again the same way,
+// however many there are.
+func TestAMemoryIsLikeAMap(t *testing.T) {
+	type put struct{ amount, at int64 }
 	rapid.Check(t, func(t *rapid.T) {
 		var m, back seen.Memory
-		key := rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f", "g", "h"})
-		for i := range rapid.IntRange(1, 40).Draw(t, "steps") {
-			k, amount, now := key.Draw(t, "key"), int64(i), rapid.Int64Range(0, 60).Draw(t, "now")
-			m.Put(amount, k)
-			back.Put(amount, k)
+		want, sealed := map[string]put{}, map[int64]int64{} // by page: when it was sealed
+		page, now := int64(0), int64(0)
+		for i := range rapid.IntRange(1, 12).Draw(t, "steps") {
+			from, n := rapid.IntRange(0, 3000).Draw(t, "from"), rapid.SampledFrom([]int{1, 3, 255, 256, 257, 700}).Draw(t, "keys")
+			for k := from; k < from+n; k++ {
+				key, amount := strconv.Itoa(k), int64(i*10_000+k)
+				m.Put(amount, key)
+				back.Put(amount, key)
+				want[key] = put{amount, page}
+			}
+			now += rapid.Int64Range(0, 30).Draw(t, "later")
+			if now-m.Since >= 10 {
+				sealed[page] = now
+				page++
+			}
 			m.Advance(now, 10, 30)
 			back.Advance(now, 10, 30)
-			before := back.Clone()
+			clone := back.Clone()
+			clone.Put(-1, "of the clone")
 			if rapid.Bool().Draw(t, "through JSON") {
 				text, err := json.Marshal(back)
 				if err == nil {
@@ -155,19 +172,50 @@ func TestAMemoryThatCameBackGoesOnAsTheOtherDoes(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for _, k := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
-				want, known := m.Find(k)
-				for name, other := range map[string]*seen.Memory{"what came back": &back, "its clone": &before} {
-					if got, found := other.Find(k); got != want || found != known {
-						t.Fatalf("%s: %s has %d, %v, and what never went %d, %v", k, name, got, found, want, known)
+			for k := i % 7; k < 3800; k += 7 {
+				key := strconv.Itoa(k)
+				w, known := want[key]
+				if at, over := sealed[w.at]; over && m.Since-at >= 30 {
+					known = false // an older page may have had it: no longer than this one
+				}
+				for name, other := range map[string]*seen.Memory{"what never went": &m, "what came back": &back, "a clone": &clone} {
+					if got, found := other.Find(key); found != known || found && got != w.amount {
+						t.Fatalf("%s: %s has %d, %v, not %d, %v", key, name, got, found, w.amount, known)
 					}
 				}
+			}
+			if _, found := back.Find("of the clone"); found {
+				t.Fatal("a clone's key is in the original")
 			}
 			if diff := cmp.Diff(m, back); diff != "" {
 				t.Fatalf("what never went (-) and what came back (+) differ:\n%s", diff)
 			}
 		}
 	})
+}
+
+// BenchmarkPut is what a key costs, by how many there are, with the memory that it takes.
+func BenchmarkPut(b *testing.B) {
+	for _, n := range []int{1000, 100_000} {
+		b.Run(fmt.Sprintf("keys=%d", n), func(b *testing.B) {
+			var before, after runtime.MemStats
+			for b.Loop() {
+				runtime.GC()
+				runtime.ReadMemStats(&before)
+				var m seen.Memory
+				begun := time.Now()
+				for i := range n {
+					m.Put(1, strconv.Itoa(i))
+				}
+				took := time.Since(begun)
+				runtime.GC()
+				runtime.ReadMemStats(&after)
+				b.ReportMetric(float64(took.Nanoseconds())/float64(n), "ns/key")
+				b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(n), "bytes/key")
+				runtime.KeepAlive(&m)
+			}
+		})
+	}
 }
 
 func TestADamagedPageIsRefused(t *testing.T) {
