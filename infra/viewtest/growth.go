@@ -10,13 +10,24 @@ import (
 )
 
 // Sizes are how many orders the benchmarks of growth put before they measure.
-// Those that take minutes to put are left for a night (CARTWRIGHT_SOAK).
+// Those that take minutes to put under the race detector are left for a night
+// (CARTWRIGHT_SOAK).
 func Sizes() []int {
-	if os.Getenv("CARTWRIGHT_SOAK") != "" {
+	if night() {
 		return []int{1000, 10_000, 100_000, 1_000_000}
 	}
-	return []int{1000, 10_000}
+	return []int{1000}
 }
+
+// AtNight is how much a benchmark works on: much only where there is time.
+func AtNight(much, otherwise int) int {
+	if night() {
+		return much
+	}
+	return otherwise
+}
+
+func night() bool { return os.Getenv("CARTWRIGHT_SOAK") != "" }
 
 // BenchmarkPutAmong measures batches of 500 new orders where there are already
 // so many, which Fill has put: of that many buyers and sellers.
