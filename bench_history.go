@@ -239,14 +239,15 @@ func (q *queryBench) openSeller(ctx context.Context, i int) error {
 }
 
 // await looks again until nothing is wrong, for as long as what was answered may
-// take to be seen. What is wrong then is a wrong answer like one in the load.
+// take to be seen. What is wrong then is a wrong answer like one in the load, and
+// nothing else is waited for that long.
 func (q *queryBench) await(ctx context.Context, look func() (wrong string, err error)) error {
 	for until := time.Now().Add(cmp.Or(q.checkWithin, verifyWithin)); ; {
 		wrong, err := look()
 		switch {
 		case err != nil || wrong == "":
 			return err
-		case time.Now().After(until):
+		case time.Now().After(until) || len(q.wrong.told()) > 0:
 			q.wrong.add("before it is measured: " + wrong)
 			return nil
 		case !rest(ctx, lagEvery):

@@ -7,10 +7,11 @@
 // A hot stream sees millions of keys a day. Keys are kept as the first 128 bits
 // of their SHA-256, so that a seller who chooses keys can't make two of them meet.
 // All but the newest lie sorted in 24 bytes a key, in a few runs, as they do in a
-// snapshot: a map of them had twice as many bytes, most of what a process still
-// has of orders that ended two days ago, and took a quarter of the time to read a
-// snapshot of a SKU that sells well (BenchmarkPut, and BenchmarkFirstLook in commands). A list in the order of arrival beside one map was not chosen:
-// it doubles the memory and forgets key by key, where a page is dropped whole
+// snapshot: a map of them had more than twice as many bytes, most of what a process
+// still has of orders that have ended, and took a quarter of the time to read a
+// snapshot of a SKU that sells well (BenchmarkPut, and BenchmarkFirstLook in
+// commands). A list in the order of arrival beside one map was not chosen: it
+// doubles the memory and forgets key by key, where a page is dropped whole
 // (TestWhatIsForgotten).
 //
 // Clones share all pages, the newest one too until it is changed, so a clone

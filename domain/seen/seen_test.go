@@ -162,6 +162,11 @@ func TestAMemoryIsLikeAMap(t *testing.T) {
 			back.Advance(now, 10, 30)
 			clone := back.Clone()
 			clone.Put(-1, "of the clone")
+			twin := back.Clone()
+			twin.Put(-1, strconv.Itoa(from)) // which the original has in a run, or in its map
+			if got, found := back.Find(strconv.Itoa(from)); m.Newest.Len() > 0 && (!found || got != want[strconv.Itoa(from)].amount) {
+				t.Fatalf("what a clone put anew is %d, %v in the original", got, found)
+			}
 			if rapid.Bool().Draw(t, "through JSON") {
 				text, err := json.Marshal(back)
 				if err == nil {
@@ -192,6 +197,16 @@ func TestAMemoryIsLikeAMap(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestRunsAreFew(t *testing.T) {
+	var m seen.Memory
+	for i := range 40_000 {
+		m.Put(1, strconv.Itoa(i))
+		if n := seen.Runs(m); n > 8 { // of 256 keys, of 512, and so on
+			t.Fatalf("%d keys are in %d runs", i+1, n)
+		}
+	}
 }
 
 // BenchmarkPut is what a key costs, by how many there are, with the memory that it takes.
