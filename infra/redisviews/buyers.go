@@ -76,7 +76,7 @@ type Buyers struct {
 	cache cache
 
 	seen     atomic.Pointer[lineage] // nil if there is none, as far as is known
-	changing sync.Mutex              // one change of the lineage at a time
+	changing sync.Mutex              // one question for the lineage, or change of it, at a time
 	meeting  sync.Mutex              // guards what follows
 	met      []string                // servers that were strange and were seen to
 	retired  []redis.UniversalClient // that are to be closed
@@ -285,13 +285,10 @@ func (b *Buyers) send(ctx context.Context, l *lineage, fill func(redis.Pipeliner
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return err
 	}
-	if now.Val() == l.raw {
-		return nil
+	if now.Val() != l.raw {
+		return errMoved
 	}
-	if err := b.hear(now.Val()); err != nil {
-		return err
-	}
-	return errMoved
+	return nil
 }
 
 // get gives the live documents of some streams. An error of the cache's means

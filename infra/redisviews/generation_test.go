@@ -117,6 +117,40 @@ func TestAReturnToThePreviousGenerationMissesNothing(t *testing.T) {
 	listed(t, other, "ann", 5, second, paid)
 }
 
+// A question that was asked in the background may be answered after a switch.
+func TestAnAnswerThatComesLateIsNotTakenForTheNewest(t *testing.T) {
+	t.Parallel()
+	m := newMini(t)
+	p := process{link: newLink(t, m.Addr())}
+	late := p.link.holdBack(`"epoch"`, 1) // the first is of the view's opening
+	p.Buyers = viewed(t, opened(t, quiet(p.link.addr())), redisviews.BuyersConfig{Index: newIndex(), Beat: time.Hour})
+	<-late.held
+	was := p.Live().Number()
+	turned := make(chan struct{})
+	go func() {
+		defer close(turned)
+		next, err := p.Build(t.Context())
+		if err == nil {
+			err = p.Switch(t.Context(), next.Number(), 1)
+		}
+		if err != nil {
+			t.Errorf("build and switch: %v", err)
+		}
+	}()
+	select {
+	case <-turned:
+	case <-time.After(100 * time.Millisecond): // it waits
+	}
+	close(late.free)
+	<-turned
+	for range 50 {
+		if kept := p.Kept(); len(kept) != 1 || kept[0].Number() != was || p.Live().Number() != was+1 {
+			t.Fatalf("%d generations are kept and %d is live, want the one before %d", len(kept), p.Live().Number(), was+1)
+		}
+		<-time.After(2 * time.Millisecond)
+	}
+}
+
 func TestABuildEndsWithItsProcess(t *testing.T) {
 	_, x, one, other := two(t)
 	put(t, both{x, other.Live()}, order(t, "ann", 1, ""))

@@ -123,7 +123,16 @@ type answer struct {
 	late  []string
 }
 
-// ask asks for the lineage and, as a writer, signs the register.
+// listen asks for the lineage in its turn.
+func (b *Buyers) listen(ctx context.Context, sign bool) (answer, error) {
+	b.changing.Lock()
+	defer b.changing.Unlock()
+	return b.ask(ctx, sign)
+}
+
+// ask asks for the lineage and, as a writer, signs the register. It takes down
+// what it is told, so nobody else may ask or change it meanwhile: an answer that
+// was overtaken would be taken for the newest.
 func (b *Buyers) ask(ctx context.Context, sign bool) (answer, error) {
 	id := ""
 	if sign {
@@ -168,22 +177,6 @@ func (b *Buyers) note(raw string) error {
 		b.seen.Store(is)
 	}
 	return err
-}
-
-// hear takes down what an exchange found the lineage to be. Answers overtake each
-// other, so one that was before is not believed; whoever goes on with what he
-// has finds out.
-func (b *Buyers) hear(raw string) error {
-	was := b.seen.Load()
-	if was == nil || raw == "" {
-		return b.note(raw)
-	}
-	is, err := readLineage(raw)
-	if err != nil || was.Epoch == is.Epoch && was.Change >= is.Change {
-		return err
-	}
-	b.seen.CompareAndSwap(was, is)
-	return nil
 }
 
 // begin makes the first lineage.

@@ -1,6 +1,7 @@
 package redisviews_test
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"sync"
@@ -25,6 +26,57 @@ type link struct {
 	mu    sync.Mutex // guards what follows
 	state state
 	conns map[net.Conn]bool
+	late  *late
+}
+
+// late is an answer with some text in it, which does not come yet.
+type late struct {
+	text   string
+	before int           // how many with that text come as they are
+	held   chan struct{} // closed when it is there
+	free   chan struct{} // closed to let it come
+}
+
+// holdBack lets one answer with some text in it come late, after some others.
+func (l *link) holdBack(text string, before int) *late {
+	held := &late{text: text, before: before, held: make(chan struct{}), free: make(chan struct{})}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.late = held
+	return held
+}
+
+// pass lets an answer through, or waits until it may come.
+func (l *link) pass(answer []byte) {
+	if late := l.isLate(answer); late != nil {
+		close(late.held)
+		<-late.free
+	}
+}
+
+func (l *link) isLate(answer []byte) *late {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	late := l.late
+	if late == nil || !bytes.Contains(answer, []byte(late.text)) {
+		return nil
+	}
+	if late.before--; late.before >= 0 {
+		return nil
+	}
+	l.late = nil
+	return late
+}
+
+// An answering link's writer is the near end, for what comes from the far one.
+type answering struct {
+	link *link
+	near net.Conn
+}
+
+func (a answering) Write(p []byte) (int, error) {
+	a.link.pass(p)
+	return a.near.Write(p)
 }
 
 func newLink(tb testing.TB, to string) *link {
@@ -89,7 +141,7 @@ func (l *link) serve(near net.Conn) {
 	}
 	var back sync.WaitGroup
 	back.Go(func() {
-		_, _ = io.Copy(near, far) // until either is closed
+		_, _ = io.Copy(answering{l, near}, far) // until either is closed
 		_ = near.Close()
 	})
 	_, _ = io.Copy(far, near) // likewise

@@ -39,7 +39,7 @@ func (b *Buyers) sweep(ctx context.Context, count string) error {
 // before the lineage is read: a generation stands there before its first key,
 // and never comes back. As sweeping may take long, it gives signs of life.
 func (b *Buyers) sweepSome(ctx context.Context, c *redis.Client, keys []string) error {
-	said, err := b.ask(ctx, b.enlisted.Load())
+	said, err := b.listen(ctx, b.enlisted.Load())
 	if err != nil || said.raw == "" { // the next lineage has it swept
 		return err
 	}

@@ -178,7 +178,7 @@ func (b *Buyers) enlist(ctx context.Context) error {
 	if b.enlisted.Load() {
 		return ctx.Err()
 	}
-	if _, err := b.ask(ctx, true); err != nil {
+	if _, err := b.listen(ctx, true); err != nil {
 		return err
 	}
 	b.enlisted.Store(true)
@@ -217,14 +217,9 @@ func (b *Buyers) beat(ctx context.Context) error {
 	if err := b.retire(); err != nil {
 		return err
 	}
-	said, err := b.ask(ctx, b.enlisted.Load())
+	said, err := b.lookAround(ctx)
 	if err != nil {
 		return err
-	}
-	if said.raw != "" && len(said.late) > 0 {
-		if err := b.bury(ctx, said); err != nil {
-			return err
-		}
 	}
 	if err := b.pay(ctx); err != nil {
 		return err
@@ -236,6 +231,17 @@ func (b *Buyers) beat(ctx context.Context) error {
 		return nil
 	}
 	return b.sweep(ctx, said.sweep)
+}
+
+// lookAround asks for the lineage, and buries who died.
+func (b *Buyers) lookAround(ctx context.Context) (answer, error) {
+	b.changing.Lock()
+	defer b.changing.Unlock()
+	said, err := b.ask(ctx, b.enlisted.Load())
+	if err == nil && said.raw != "" && len(said.late) > 0 {
+		err = b.bury(ctx, said)
+	}
+	return said, err
 }
 
 // Close ends the view: what this process was building is dropped, what it owes
