@@ -293,13 +293,13 @@ func inventoryOperations() []operation {
 			status: 201, answer: "StockChanged", etag: true, token: true,
 			slugs: append([]string{
 				"400" + badKey + badHead + badBody + " invalid_sku invalid_quantity quantity_overflow" + bad,
-				"409 conflict key_used out_of_stock not_on_hand not_unavailable", stale, tooLarge, notJSON, reused,
+				"409 conflict key_used would_oversell not_on_hand not_unavailable", stale, tooLarge, notJSON, reused,
 			}, rest...),
 		}
 	}
 	policy := change("/policy", "setStockPolicy", "Keep some back, or sell more than there is", "StockPolicy", "If-Match", "")
 	policy.method, policy.status, policy.headers = "put", 200, policy.headers[1:]
-	policy.slugs = []string{"400" + badHead + badBody + " invalid_sku invalid_quantity quantity_overflow", "409 conflict out_of_stock", stale, tooLarge, notJSON}
+	policy.slugs = []string{"400" + badHead + badBody + " invalid_sku invalid_quantity quantity_overflow", "409 conflict would_oversell", stale, tooLarge, notJSON}
 	count := change("/counts", "count", "A stocktake: set what is on the shelf", "Count", "If-Match!", " no_reason", "428 if_match_required")
 	count.slugs[1] += " stock_is_split"
 	shards := change("/shards", "divideStock", "Divide a SKU that several processes sell into shards", "Shards", "If-Match", "")

@@ -62,20 +62,40 @@ var slugArgument = map[string]int{
 
 func slugs(t *testing.T, dir string) map[string][]string {
 	t.Helper()
-	found := map[string][]string{}
-	files := token.NewFileSet()
+	found, named := map[string][]string{}, map[string]bool{}
+	files := inspect(t, dir, func(_ string, n ast.Node) {
+		if call, ok := n.(*ast.CallExpr); ok && nameOf(call.Fun) == "Refuse" && of(call.Fun, "domain") {
+			named[nameOf(slugOf(n))] = true
+		}
+	})
+	if files == 0 {
+		t.Errorf("%s has no source", dir)
+	}
+	inspect(t, dir, func(path string, n ast.Node) {
+		for _, e := range append(valuesOf(n, named), slugOf(n)) {
+			if slug, ok := word(e); ok && !slices.Contains(found[slug], path) {
+				found[slug] = append(found[slug], path)
+			}
+		}
+	})
+	return found
+}
+
+// inspect looks at all nodes of the source under a folder.
+func inspect(t *testing.T, dir string, look func(path string, n ast.Node)) (files int) {
+	t.Helper()
+	set := token.NewFileSet()
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 			return err
 		}
-		file, err := parser.ParseFile(files, path, nil, parser.SkipObjectResolution)
+		file, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)
 		if err != nil {
 			return err
 		}
+		files++
 		ast.Inspect(file, func(n ast.Node) bool {
-			if slug, ok := slugOf(n); ok && !slices.Contains(found[slug], path) {
-				found[slug] = append(found[slug], path)
-			}
+			look(path, n)
 			return true
 		})
 		return nil
@@ -83,32 +103,50 @@ func slugs(t *testing.T, dir string) map[string][]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return found
+	return files
 }
 
 // slugOf finds the slug in a call that refuses, or in an error written out.
-func slugOf(n ast.Node) (string, bool) {
+func slugOf(n ast.Node) ast.Expr {
 	switch n := n.(type) {
 	case *ast.CallExpr:
-		at, ok := slugArgument[nameOf(n.Fun)]
-		if !ok || at >= len(n.Args) {
-			return "", false
+		if at, ok := slugArgument[nameOf(n.Fun)]; ok && at < len(n.Args) {
+			return n.Args[at]
 		}
-		return word(n.Args[at])
 	case *ast.CompositeLit:
 		if name := nameOf(n.Type); name != "Error" && name != "RefusalError" {
-			return "", false
+			return nil
 		}
 		for _, e := range n.Elts {
 			if kv, ok := e.(*ast.KeyValueExpr); ok && nameOf(kv.Key) == "Reason" {
-				return word(kv.Value)
+				return kv.Value
 			}
 		}
 		if nameOf(n.Type) == "RefusalError" && len(n.Elts) == 3 {
-			return word(n.Elts[1])
+			return n.Elts[1]
 		}
 	}
-	return "", false
+	return nil
+}
+
+// valuesOf are the values given to names by which slugs are handed on.
+func valuesOf(n ast.Node, named map[string]bool) []ast.Expr {
+	var values []ast.Expr
+	switch n := n.(type) {
+	case *ast.AssignStmt:
+		for i, to := range n.Lhs {
+			if len(n.Lhs) == len(n.Rhs) && nameOf(to) != "" && named[nameOf(to)] {
+				values = append(values, n.Rhs[i])
+			}
+		}
+	case *ast.ValueSpec:
+		for i, to := range n.Names {
+			if i < len(n.Values) && named[to.Name] {
+				values = append(values, n.Values[i])
+			}
+		}
+	}
+	return values
 }
 
 func nameOf(e ast.Expr) string {
@@ -119,6 +157,12 @@ func nameOf(e ast.Expr) string {
 		return e.Sel.Name
 	}
 	return ""
+}
+
+// of tells whether a name is a package's.
+func of(e ast.Expr, name string) bool {
+	sel, ok := e.(*ast.SelectorExpr)
+	return ok && nameOf(sel.X) == name
 }
 
 func word(e ast.Expr) (string, bool) {
