@@ -364,7 +364,7 @@ func (s *Shop) split(ctx context.Context, r Request, c Checkout, priced prices) 
 		place.Deadline = s.now().Add(s.payWithin).UTC().Truncate(time.Millisecond)
 	}
 	for i, seller := range sellers[1:] {
-		id, err := s.drawUnused(ctx, c.Buyer)
+		id, err := s.drawUnused(ctx, c)
 		if err != nil {
 			return order.Place{}, err
 		}
@@ -374,12 +374,15 @@ func (s *Shop) split(ctx context.Context, r Request, c Checkout, priced prices) 
 }
 
 // drawUnused draws an id for a sibling, whose stream must be free when its
-// checkout names it.
-func (s *Shop) drawUnused(ctx context.Context, buyer string) (orderid.ID, error) {
+// checkout names it. Another process may have drawn the checkout's own id just now.
+func (s *Shop) drawUnused(ctx context.Context, c Checkout) (orderid.ID, error) {
 	for {
-		id, err := s.draw.next(ctx, buyer)
+		id, err := s.draw.sibling(ctx, c.Buyer)
 		if err != nil {
 			return "", err
+		}
+		if id == c.Order {
+			continue
 		}
 		taken := false
 		err = s.orders.Look(ctx, string(id), func(_ order.Order, at event.Revision) { taken = at > 0 })

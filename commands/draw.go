@@ -9,24 +9,48 @@ import (
 )
 
 // A drawer draws order ids that this process has not drawn before. Another
-// process may draw the same one; then the append of the order decides.
+// process may draw the same one; then the append of the order decides. The id of
+// a sibling is named before that order is appended, so ids of siblings come from
+// the other end of a millisecond's: only another process' sibling, of the same
+// bucket and millisecond, can be in its way.
 type drawer struct {
 	now func() time.Time
 
 	mu   sync.Mutex
-	at   int64       // the millisecond that used counts for
-	used map[int]int // ids drawn in it, by bucket
+	at   int64         // the millisecond that used counts for
+	used map[int]drawn // ids drawn in it, by bucket
 }
+
+// drawn is how many ids of a millisecond and a bucket are drawn from either end.
+type drawn struct{ first, last int }
+
+const perMilli = 10 // ids there are of one millisecond and bucket
 
 func newDrawer(now func() time.Time) *drawer {
-	return &drawer{now: now, used: map[int]int{}}
+	return &drawer{now: now, used: map[int]drawn{}}
 }
 
-// next waits for another millisecond when a bucket has used up this one's ten ids.
+// next draws an id to be given out.
 func (d *drawer) next(ctx context.Context, buyer string) (orderid.ID, error) {
+	return d.draw(ctx, buyer, func(n *drawn) int {
+		n.first++
+		return n.first - 1
+	})
+}
+
+// sibling draws an id for a sibling.
+func (d *drawer) sibling(ctx context.Context, buyer string) (orderid.ID, error) {
+	return d.draw(ctx, buyer, func(n *drawn) int {
+		n.last++
+		return perMilli - n.last
+	})
+}
+
+// draw waits for another millisecond when a bucket has used up this one's ids.
+func (d *drawer) draw(ctx context.Context, buyer string, sequence func(*drawn) int) (orderid.ID, error) {
 	bucket := orderid.Bucket(buyer)
 	for {
-		if id, ok, err := d.try(bucket, buyer); ok || err != nil {
+		if id, ok, err := d.try(bucket, buyer, sequence); ok || err != nil {
 			return id, err
 		}
 		select {
@@ -37,7 +61,7 @@ func (d *drawer) next(ctx context.Context, buyer string) (orderid.ID, error) {
 	}
 }
 
-func (d *drawer) try(bucket int, buyer string) (orderid.ID, bool, error) {
+func (d *drawer) try(bucket int, buyer string, sequence func(*drawn) int) (orderid.ID, bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	// A clock that is set back must not give out an id again.
@@ -46,11 +70,12 @@ func (d *drawer) try(bucket int, buyer string) (orderid.ID, bool, error) {
 		d.at = ms
 		clear(d.used)
 	}
-	seq := d.used[bucket]
-	if seq > 9 {
+	n := d.used[bucket]
+	if n.first+n.last == perMilli {
 		return "", false, nil
 	}
-	d.used[bucket] = seq + 1
+	seq := sequence(&n)
+	d.used[bucket] = n
 	id, err := orderid.Make(time.UnixMilli(ms), seq, buyer)
 	return id, err == nil, err
 }

@@ -476,6 +476,30 @@ func TestAnOrderIDIsGivenOutOnceForAKey(t *testing.T) {
 	}
 }
 
+// An id may be drawn in one process and used in another within a millisecond,
+// in which that one draws the id of a sibling.
+func TestNoSiblingHasTheIDOfItsCheckout(t *testing.T) {
+	w := stand(t)
+	for _, sku := range []string{"a", "b"} {
+		_, err := w.Inventory(w.ctx(), named("more/"+sku), sku, inventory.Receive{Quantity: 100})
+		w.must(err)
+	}
+	for ms := range 20 { // in one of which the sibling's id is drawn
+		for _, seq := range []int{0, 9} {
+			w.pass(time.Minute)
+			id, err := orderid.Make(time.UnixMilli(w.clock.Load()+int64(ms)), seq, buyer)
+			w.must(err)
+			_, err = w.Checkout(w.ctx(), named(string(id)), cart(id, commands.Item{SKU: "a", Quantity: 1}, commands.Item{SKU: "b", Quantity: 1}))
+			if err != nil {
+				t.Fatalf("%d ms later, sequence %d: %v", ms, seq, err)
+			}
+			if sib := w.order(string(id)).Siblings[0].Order; sib[12] != '9' && sib[12] != '8' {
+				t.Errorf("sibling %s has a number that is given out first", sib)
+			}
+		}
+	}
+}
+
 // crashing is a store that works for n appends and then is gone: the last one
 // either was stored without anybody hearing of it, or was not.
 type crashing struct {
