@@ -283,12 +283,17 @@ func (m *meter) observe(ctx context.Context) *observation {
 		w.size, _ = sizeOf(w.folder) // what is not known is not told
 	}
 	w.done.Go(func() {
-		for rest(ctx, watchEvery) {
-			now, err := m.read(ctx)
-			if err != nil {
-				continue // the last one tells, if it stays so
+		tick := time.NewTicker(watchEvery) // however long a look takes
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
 			}
-			w.sample(now)
+			if now, err := m.read(ctx); err == nil { // the last one tells, if it stays so
+				w.sample(now)
+			}
 		}
 	})
 	return w

@@ -20,7 +20,7 @@ func TestMemoryOfTheSecondHalfIsHeldAgainstTheFirst(t *testing.T) {
 
 func TestWhetherMemoryStaysFlatAndWhatIsWrittenIsTold(t *testing.T) {
 	s := serve(t, t.TempDir())
-	got, err := runBench(t, "checkout", "--duration", "2600ms", "--warmup", "100ms", "--concurrency", "2", "--skus", "5", "--buyers", "5", "--target", s.url, "--data", s.data)
+	got, err := runBench(t, "checkout", "--duration", "3600ms", "--warmup", "100ms", "--concurrency", "2", "--skus", "5", "--buyers", "5", "--target", s.url, "--data", s.data)
 	if err != nil || got.Server == nil || got.Server.Memory == nil || got.Server.Disk == nil {
 		t.Fatalf("%v: %+v, %q", err, got.Server, got.LeftOut)
 	}
