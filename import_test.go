@@ -661,7 +661,7 @@ func TestTheCommandLineIsChecked(t *testing.T) {
 		{}, {"a", "b"}, {"a", "--target", "127.0.0.1:8080"}, {"a", "--concurrency", "0"}, {"a", "--currency", "XXY"},
 	} {
 		cmd := newImportCommand()
-		cmd.SetArgs(args)
+		cmd.SetArgs(append([]string{}, args...)) // nil would be the test's own
 		cmd.SetOut(io.Discard)
 		cmd.SetErr(io.Discard)
 		if err := cmd.ExecuteContext(t.Context()); exitOf(err) != exitUsage {

@@ -34,7 +34,7 @@ func reconciling(t *testing.T, data string, args ...string) (out string, code in
 	var text bytes.Buffer
 	cmd.SetOut(&text)
 	cmd.SetErr(&text)
-	cmd.SetArgs(args)
+	cmd.SetArgs(append([]string{}, args...)) // nil would be the test's own
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -40,7 +40,7 @@ func sandboxSecret(t *testing.T, text string) string {
 
 func sandboxCommand(out io.Writer, args ...string) *cobra.Command {
 	cmd := newSandboxChannelCommand()
-	cmd.SetArgs(args)
+	cmd.SetArgs(append([]string{}, args...)) // nil would be the test's own
 	cmd.SetOut(out)
 	cmd.SetErr(io.Discard)
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
