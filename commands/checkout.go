@@ -168,7 +168,7 @@ func (s *Shop) checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	if err != nil {
 		return Placed{}, err
 	}
-	place, err := s.split(ctx, r, c, priced)
+	place, err := s.split(r, c, priced)
 	if err != nil {
 		return Placed{}, err
 	}
@@ -187,6 +187,10 @@ func (s *Shop) checkout(ctx context.Context, r Request, c Checkout) (Placed, err
 	if place.Address, err = s.sealer.Seal(ctx, c.Buyer, c.Address); err != nil {
 		s.letGo(ctx, place.Attempt, c.Order, held)
 		return Placed{}, fmt.Errorf("seal the address of %s: %w", c.Order, err)
+	}
+	if err = s.nameSiblings(ctx, r, place); err != nil {
+		s.letGo(ctx, place.Attempt, c.Order, held)
+		return Placed{}, fmt.Errorf("draw the ids of other orders of checkout %s: %w", c.Order, err)
 	}
 	r.completes = true
 	done, err := s.orders.Create(ctx, string(c.Order), r, place)
@@ -336,8 +340,8 @@ func checkOffers(c Checkout, priced prices) error {
 }
 
 // split makes one order for each seller. The first seller's gets the id that
-// was given, the others get ids drawn now, which the first one records.
-func (s *Shop) split(ctx context.Context, r Request, c Checkout, priced prices) (order.Place, error) {
+// was given and records the others, which get theirs when all goods are held.
+func (s *Shop) split(r Request, c Checkout, priced prices) (order.Place, error) {
 	var sellers []string
 	var lines [][]order.Line // of each of them
 	for _, item := range c.Items {
@@ -364,28 +368,46 @@ func (s *Shop) split(ctx context.Context, r Request, c Checkout, priced prices) 
 		place.Deadline = s.now().Add(s.payWithin).UTC().Truncate(time.Millisecond)
 	}
 	for i, seller := range sellers[1:] {
-		id, err := s.drawUnused(ctx, c)
-		if err != nil {
-			return order.Place{}, err
-		}
-		place.Siblings = append(place.Siblings, order.Sibling{Order: string(id), Seller: seller, Lines: lines[i+1], At: r.At})
+		place.Siblings = append(place.Siblings, order.Sibling{Seller: seller, Lines: lines[i+1], At: r.At})
 	}
 	return place, nil
 }
 
-// drawUnused draws an id for a sibling, whose stream must be free when its
-// checkout names it. Another process may have drawn the checkout's own id just now.
-func (s *Shop) drawUnused(ctx context.Context, c Checkout) (orderid.ID, error) {
+// nameSiblings draws ids that nobody else has, since what a checkout has recorded
+// must be placed: each stream is free, and an event under the id says whose it is
+// (TestNoTwoCheckoutsHaveOneSibling).
+func (s *Shop) nameSiblings(ctx context.Context, r Request, place order.Place) error {
+	for i := range place.Siblings {
+		for mine := false; !mine; {
+			id, err := s.drawUnused(ctx, place)
+			if err != nil {
+				return err
+			}
+			book := uuid.NewSHA1(namespace, []byte("sibling/"+id)).String()
+			claim := Request{Cause: "checkout/" + place.Attempt, Correlation: place.Checkout, Actor: r.Actor, completes: true}
+			done, err := s.ids.Create(ctx, book, claim, orderid.Issue{Order: string(id), Buyer: place.Buyer})
+			if err != nil {
+				return err
+			}
+			_, mine = first[orderid.Issued](done.Events)
+			place.Siblings[i].Order = string(id)
+		}
+	}
+	return nil
+}
+
+// drawUnused draws an id whose stream is free. Another process may have drawn the
+// checkout's own id just now.
+func (s *Shop) drawUnused(ctx context.Context, place order.Place) (orderid.ID, error) {
 	for {
-		id, err := s.draw.sibling(ctx, c.Buyer)
+		id, err := s.draw.sibling(ctx, place.Buyer)
 		if err != nil {
 			return "", err
 		}
-		if id == c.Order {
-			continue
+		taken := string(id) == place.Order
+		if !taken {
+			err = s.orders.Look(ctx, string(id), func(_ order.Order, at event.Revision) { taken = at > 0 })
 		}
-		taken := false
-		err = s.orders.Look(ctx, string(id), func(_ order.Order, at event.Revision) { taken = at > 0 })
 		if err != nil || !taken {
 			return id, err
 		}

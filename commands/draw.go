@@ -9,10 +9,9 @@ import (
 )
 
 // A drawer draws order ids that this process has not drawn before. Another
-// process may draw the same one; then the append of the order decides. The id of
-// a sibling is named before that order is appended, so ids of siblings come from
-// the other end of a millisecond's: only another process' sibling, of the same
-// bucket and millisecond, can be in its way.
+// process may draw the same one; then the append of the order decides. Ids of
+// siblings, which are named before they are appended, come from the other end of
+// a millisecond's, away from those that are given out.
 type drawer struct {
 	now func() time.Time
 

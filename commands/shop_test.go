@@ -500,6 +500,46 @@ func TestNoSiblingHasTheIDOfItsCheckout(t *testing.T) {
 	}
 }
 
+// Two processes that draw ids for one buyer in the same milliseconds draw the same.
+func TestNoTwoCheckoutsHaveOneSibling(t *testing.T) {
+	store := new(memstore.Store)
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).UnixMilli()
+	var clocks [2]*atomic.Int64
+	var shops [2]*world
+	for i := range shops {
+		clocks[i] = new(atomic.Int64)
+		clocks[i].Store(now)
+		shops[i] = newWorld(t, store, clocks[i])
+	}
+	w := shops[0]
+	w.offer("a", "seller-1", 100)
+	w.offer("b", "seller-2", 200)
+	w.receive("a", 1000)
+	w.receive("b", 1000)
+	for round := range 20 {
+		var placed sync.WaitGroup
+		var ids [2]orderid.ID
+		for i, shop := range shops {
+			clocks[i].Store(now + int64(round+1)*60_000) // both have the same times from here
+			id, err := orderid.Make(time.UnixMilli(now+int64(round)*1000), i, buyer)
+			w.must(err)
+			ids[i] = id
+			placed.Go(func() {
+				_, err := shop.Checkout(w.ctx(), named(string(id)), cart(id, commands.Item{SKU: "a", Quantity: 1}, commands.Item{SKU: "b", Quantity: 1}))
+				if err != nil {
+					t.Errorf("round %d, process %d: %v", round, i, err)
+				}
+			})
+		}
+		placed.Wait()
+		for _, id := range ids {
+			if sib := w.order(w.order(string(id)).Siblings[0].Order); sib.Checkout != string(id) {
+				t.Errorf("the sibling of %s is of %s", id, sib.Checkout)
+			}
+		}
+	}
+}
+
 // crashing is a store that works for n appends and then is gone: the last one
 // either was stored without anybody hearing of it, or was not.
 type crashing struct {
@@ -913,7 +953,7 @@ func TestAParcelTakesItsGoodsOffTheShelf(t *testing.T) {
 func TestTheProcessFinishesACheckoutThatWasCutOff(t *testing.T) {
 	w := stand(t)
 	id := w.id()
-	w.crash(4, true, func(ctx context.Context, w *world) error { // the key, two holds, the first order
+	w.crash(5, true, func(ctx context.Context, w *world) error { // the key, two holds, the second order's id, the first order
 		_, err := w.Checkout(ctx, named("c"), cart(id, commands.Item{SKU: "a", Quantity: 1}, commands.Item{SKU: "b", Quantity: 1}))
 		return err
 	})

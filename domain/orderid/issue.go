@@ -13,8 +13,8 @@ import (
 //sumtype:decl
 type Command interface{ command() }
 
-// Issue gives an id out, under the key the stream is named by. A second one
-// changes nothing: the id that was issued first stays the answer.
+// Issue gives an id out, under the key the stream is named by, which may be the id
+// itself. A second one changes nothing: the id that was issued first stays the answer.
 type Issue struct{ Order, Buyer string }
 
 func (Issue) command() {}

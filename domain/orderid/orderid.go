@@ -1,14 +1,15 @@
 // Package orderid makes and reads order ids: 19 decimal digits, of which 12 are
 // milliseconds since 2024, one a sequence within the millisecond and 6 the
 // buyer's bucket. It also remembers which id was issued to an idempotent
-// request, as an aggregate of one event.
+// request, and whose an id is that a checkout named before its order was there,
+// as an aggregate of one event.
 //
 // Why: an id that sorts by time and names its buyer's bucket lets a query by
 // order id and one by buyer go to the same shard without a lookup
 // (TestAnIDSortsByTime, TestTheLastSixDigitsAreTheBuyersBucket). It is no
-// source of uniqueness: that is guarded by the append of its order, which
-// expects no stream. The string is the id: as a JSON number it would lose
-// digits above 2^53.
+// source of uniqueness: that is guarded by the append of its order, or of its
+// issue, which expects no stream. The string is the id: as a JSON number it would
+// lose digits above 2^53.
 package orderid
 
 import (
