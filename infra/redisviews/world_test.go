@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"cartwright/domain/event"
+	domainorder "cartwright/domain/order"
 	"cartwright/infra/redisviews"
 	"cartwright/infra/viewtest"
 	"cartwright/projections"
@@ -176,9 +177,15 @@ func (x *index) put(some ...doc) {
 	defer x.mu.Unlock()
 	for _, d := range some {
 		if d.Revision > x.docs[d.Stream].Revision {
-			x.docs[d.Stream] = d
+			x.docs[d.Stream] = own(d)
 		}
 	}
+}
+
+// own is a document with an inside of its own, which folding may reuse.
+func own(d doc) doc {
+	d.Body.State = domainorder.Decider.Clone(d.Body.State)
+	return d
 }
 
 // take loses sight of a document.
@@ -199,7 +206,7 @@ func (x *index) Get(ctx context.Context, streams []string) (docs, error) {
 	err := x.answering("get", func() {
 		for _, s := range streams {
 			if d, ok := x.docs[s]; ok {
-				found[s] = d
+				found[s] = own(d)
 			}
 		}
 	})
@@ -252,7 +259,7 @@ func listOf(all func(func(doc) bool), q projections.OrderQuery) (page projection
 			page.Next = &projections.Cursor{At: last.PlacedAt, ID: last.State.ID}
 			break
 		}
-		page.Items = append(page.Items, d)
+		page.Items = append(page.Items, own(d))
 	}
 	return page
 }
