@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Title is the sentence of a slug. One that is not in the catalogue, which a
-// test keeps from happening, is its own words.
+// Title is the sentence of a slug. One that is not in the catalogue, which
+// happens only to refusals whose slug is put together, is its own words.
 func Title(slug string) string {
 	if t, ok := catalogue[slug]; ok {
 		return t
@@ -167,8 +167,8 @@ var catalogue = map[string]string{
 	"transfer_not_open":   "The transfer between shards is not open",
 	"transfer_open":       "The transfer between shards has not arrived",
 	"unknown_hold":        "There is no such hold",
-	"would_oversell":      "More is held than there would be left",
 	"unknown_reservation": "There is no such reservation",
+	"would_oversell":      "More is held than there would be left",
 	"already_asked":       "The channel was asked before",
 	"already_captured":    "The payment is captured already",
 	"already_returned":    "The trade was given back",

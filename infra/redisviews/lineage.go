@@ -132,7 +132,8 @@ func (b *Buyers) listen(ctx context.Context, sign bool) (answer, error) {
 
 // ask asks for the lineage and, as a writer, signs the register. It takes down
 // what it is told, so nobody else may ask or change it meanwhile: an answer that
-// was overtaken would be taken for the newest.
+// was overtaken would be taken for the newest
+// (TestAnAnswerThatComesLateIsNotTakenForTheNewest).
 func (b *Buyers) ask(ctx context.Context, sign bool) (answer, error) {
 	id := ""
 	if sign {
