@@ -377,23 +377,30 @@ func (s *Shop) split(r Request, c Checkout, priced prices) (order.Place, error) 
 // must be placed: each stream is free, and an event under the id says whose it is
 // (TestNoTwoCheckoutsHaveOneSibling).
 func (s *Shop) nameSiblings(ctx context.Context, r Request, place order.Place) error {
+	g, ctx := errgroup.WithContext(ctx)
 	for i := range place.Siblings {
-		for mine := false; !mine; {
-			id, err := s.drawUnused(ctx, place)
-			if err != nil {
-				return err
-			}
-			book := uuid.NewSHA1(namespace, []byte("sibling/"+id)).String()
-			claim := Request{Cause: "checkout/" + place.Attempt, Correlation: place.Checkout, Actor: r.Actor, completes: true}
-			done, err := s.ids.Create(ctx, book, claim, orderid.Issue{Order: string(id), Buyer: place.Buyer})
-			if err != nil {
-				return err
-			}
-			_, mine = first[orderid.Issued](done.Events)
-			place.Siblings[i].Order = string(id)
+		g.Go(func() (err error) {
+			place.Siblings[i].Order, err = s.claimID(ctx, r, place)
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// claimID draws ids until one is nobody else's.
+func (s *Shop) claimID(ctx context.Context, r Request, place order.Place) (string, error) {
+	for {
+		id, err := s.drawUnused(ctx, place)
+		if err != nil {
+			return "", err
+		}
+		book := uuid.NewSHA1(namespace, []byte("sibling/"+id)).String()
+		claim := Request{Cause: "checkout/" + place.Attempt, Correlation: place.Checkout, Actor: r.Actor, completes: true}
+		done, err := s.ids.Create(ctx, book, claim, orderid.Issue{Order: string(id), Buyer: place.Buyer})
+		if _, mine := first[orderid.Issued](done.Events); err != nil || mine {
+			return string(id), err
 		}
 	}
-	return nil
 }
 
 // drawUnused draws an id whose stream is free. Another process may have drawn the

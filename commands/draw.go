@@ -23,8 +23,6 @@ type drawer struct {
 // drawn is how many ids of a millisecond and a bucket are drawn from either end.
 type drawn struct{ first, last int }
 
-const perMilli = 10 // ids there are of one millisecond and bucket
-
 func newDrawer(now func() time.Time) *drawer {
 	return &drawer{now: now, used: map[int]drawn{}}
 }
@@ -41,7 +39,7 @@ func (d *drawer) next(ctx context.Context, buyer string) (orderid.ID, error) {
 func (d *drawer) sibling(ctx context.Context, buyer string) (orderid.ID, error) {
 	return d.draw(ctx, buyer, func(n *drawn) int {
 		n.last++
-		return perMilli - n.last
+		return orderid.PerMilli - n.last
 	})
 }
 
@@ -70,7 +68,7 @@ func (d *drawer) try(bucket int, buyer string, sequence func(*drawn) int) (order
 		clear(d.used)
 	}
 	n := d.used[bucket]
-	if n.first+n.last == perMilli {
+	if n.first+n.last == orderid.PerMilli {
 		return "", false, nil
 	}
 	seq := sequence(&n)

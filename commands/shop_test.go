@@ -512,10 +512,12 @@ func TestNoTwoCheckoutsHaveOneSibling(t *testing.T) {
 		shops[i] = newWorld(t, store, clocks[i])
 	}
 	w := shops[0]
-	w.offer("a", "seller-1", 100)
-	w.offer("b", "seller-2", 200)
-	w.receive("a", 1000)
-	w.receive("b", 1000)
+	var items []commands.Item
+	for i, sku := range []string{"a", "b", "c", "d"} {
+		w.offer(sku, "seller-"+strconv.Itoa(i), 100)
+		w.receive(sku, 1000)
+		items = append(items, commands.Item{SKU: sku, Quantity: 1})
+	}
 	for round := range 20 {
 		var placed sync.WaitGroup
 		var ids [2]orderid.ID
@@ -525,7 +527,7 @@ func TestNoTwoCheckoutsHaveOneSibling(t *testing.T) {
 			w.must(err)
 			ids[i] = id
 			placed.Go(func() {
-				_, err := shop.Checkout(w.ctx(), named(string(id)), cart(id, commands.Item{SKU: "a", Quantity: 1}, commands.Item{SKU: "b", Quantity: 1}))
+				_, err := shop.Checkout(w.ctx(), named(string(id)), cart(id, items...))
 				if err != nil {
 					t.Errorf("round %d, process %d: %v", round, i, err)
 				}
@@ -533,8 +535,10 @@ func TestNoTwoCheckoutsHaveOneSibling(t *testing.T) {
 		}
 		placed.Wait()
 		for _, id := range ids {
-			if sib := w.order(w.order(string(id)).Siblings[0].Order); sib.Checkout != string(id) {
-				t.Errorf("the sibling of %s is of %s", id, sib.Checkout)
+			for _, s := range w.order(string(id)).Siblings {
+				if sib := w.order(s.Order); sib.Checkout != string(id) || sib.Seller != s.Seller {
+					t.Errorf("%s, of %s, is of %s: %s", s.Order, id, sib.Checkout, sib.Seller)
+				}
 			}
 		}
 	}

@@ -26,11 +26,13 @@ import (
 // of shards.
 const Buckets = 1_000_000
 
+// PerMilli is how many ids there are of one millisecond and bucket.
+const PerMilli = 10
+
 const (
 	digits       = 19
 	timeDigits   = 12
 	bucketDigits = 6
-	maxSequence  = 9
 	// lastMilli is the last millisecond all of whose ids fit an int64: in 2053.
 	lastMilli = 922_337_203_684
 )
@@ -68,7 +70,7 @@ func Make(at time.Time, sequence int, buyer string) (ID, error) {
 	if milli < 0 || milli > lastMilli {
 		return "", fmt.Errorf("no order id for the time %s", at.UTC().Format(time.RFC3339))
 	}
-	if sequence < 0 || sequence > maxSequence {
+	if sequence < 0 || sequence >= PerMilli {
 		return "", fmt.Errorf("no order id for the sequence %d", sequence)
 	}
 	return ID(fmt.Sprintf("%012d%d%06d", milli, sequence, Bucket(buyer))), nil
